@@ -1,0 +1,193 @@
+"""data synth, data shards, data check: making, packing and examining captioned sound."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from echoic.cli.common import (
+    AudioDir,
+    CaptionColumn,
+    FileColumn,
+    JsonOption,
+    Missing,
+    MissingOption,
+    TagColumn,
+    available_cpus,
+    emit,
+    open_data,
+    say,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from echoic.data.clips import Source
+    from echoic.data.shards import ShardSummary
+
+PANEL = "Data"
+_CHECK_RATE_HZ = 16_000
+_SHARD_RATE_HZ = 48_000
+
+
+class Split(str, Enum):
+    train = "train"
+    valid = "valid"
+    test = "test"
+
+
+def add_to(app: typer.Typer) -> None:
+    group = typer.Typer(help="Make, pack and examine captioned sound.", rich_markup_mode="rich")
+    example = "Example: echoic data synth corpus/train --clips 2000"
+    group.command(epilog=example)(synth)
+    group.command(epilog="Example: echoic data shards my.csv shards/ --rate 16000")(shards)
+    group.command(epilog="Example: echoic data check my.csv")(check)
+    app.add_typer(group, name="data", rich_help_panel=PANEL)
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="A new folder for the shards.", show_default=False)],
+    clips: Annotated[int, typer.Option(min=1, help="How many scenes.", show_default=False)],
+    split: Annotated[Split, typer.Option(help="What valid and test hold is not in train.")] = Split.train,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    max_s: Annotated[float, typer.Option(min=2.0, max=30.0, help="Longest scene in seconds.")] = 10.0,
+    rate: Annotated[int, typer.Option(min=8000, max=48_000, help="Sample rate in Hz.")] = 16_000,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes that render.", show_default="one per core")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:  # fmt: skip
+    """Generate scenes of the embedded corpus: 60 sound classes, captions, tags; the same for the same seed."""
+    from echoic.data.shards import write_shards
+    from echoic.data.synth.corpus import clip_of, draw_scenes, render_all
+
+    scenes = draw_scenes(clips, split=split.value, seed=seed, max_s=max_s)
+    waves = render_all(scenes, rate, processes=processes or available_cpus())
+    pairs = ((clip_of(scene), wave) for scene, wave in zip(scenes, waves, strict=True))
+    _written(write_shards(pairs, out, rate_hz=rate), as_json)
+
+
+def shards(
+    source: Annotated[
+        Path, typer.Argument(help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(help="A new folder for the shards.", show_default=False)],
+    rate: Annotated[
+        int, typer.Option(min=8000, max=192_000, help="Sample rate in Hz; less is smaller and faster to read.")
+    ] = _SHARD_RATE_HZ,
+    per_shard: Annotated[int, typer.Option(min=1, help="Clips in one .tar.")] = 512,
+    as_json: JsonOption = False,
+    audio_dir: AudioDir = None,
+    file_column: FileColumn = None,
+    caption_column: CaptionColumn = None,
+    tag_column: TagColumn = None,
+    missing: MissingOption = Missing.error,
+) -> None:  # fmt: skip
+    """Pack clips and captions into WebDataset shards (.flac + .json in .tar), mono, 16 bits."""
+    from echoic.data.shards import write_shards
+
+    opened = open_data(source, audio_dir, file_column, caption_column, tag_column, missing)
+    _written(write_shards(opened, out, rate_hz=rate, per_shard=per_shard), as_json)
+
+
+def check(
+    path: Annotated[
+        Path, typer.Argument(help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False)
+    ],
+    threads: Annotated[int, typer.Option(min=1, help="Threads that decode audio.")] = 2,
+    as_json: JsonOption = False,
+    audio_dir: AudioDir = None,
+    file_column: FileColumn = None,
+    caption_column: CaptionColumn = None,
+    tag_column: TagColumn = None,
+) -> None:  # fmt: skip
+    """Open a source as a training would, decode every clip to its end, and tell what is wrong."""
+    columns = (audio_dir, file_column, caption_column, tag_column)
+    source, problems = _opened(path, columns)
+    bad = _bad_clips(source, threads)
+    found = {"path": str(path), **_facts(source, bad), "problems": problems, "bad": bad}
+    if as_json:
+        emit({"ok": not (problems or bad), **found})
+    else:
+        _tell(found)
+    if problems or bad:
+        counts = f"{len(bad)} of {len(source.clips)} clips are unusable"
+        raise wrong(f"{path}: {'; '.join([*problems, counts] if bad else problems)}")
+
+
+def _opened(path: Path, columns: tuple[Any, ...]) -> tuple[Source, list[str]]:
+    """The source, with what had to be left out to open it. Raises DataError where nothing can be opened."""
+    from echoic.types import DataError
+
+    try:
+        return open_data(path, *columns, Missing.error), []
+    except DataError as error:
+        try:
+            return open_data(path, *columns, Missing.skip), [str(error)]
+        except DataError:
+            raise error from None
+
+
+def _bad_clips(source: Source, threads: int) -> dict[str, str]:
+    """Key -> reason of the clips that a training could not use."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from echoic.data.clips import check_audio
+    from echoic.types import AudioError
+
+    def reason(i: int) -> str:
+        try:
+            check_audio(source.clips[i].key, source.read(i, _CHECK_RATE_HZ))
+        except AudioError as error:
+            return error.reason
+        return ""
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="echoic-check") as pool:
+        reasons = pool.map(reason, range(len(source.clips)))
+        found = zip(source.clips, reasons, strict=True)
+        return {clip.key: why for clip, why in found if why}
+
+
+def _facts(source: Source, bad: dict[str, str]) -> dict[str, Any]:
+    clips = source.clips
+    lengths = sorted(clip.duration_s for clip in clips if clip.duration_s is not None)
+    tags = Counter(tag for clip in clips for tag in clip.tags)
+    words = [len(caption.split()) for clip in clips for caption in clip.captions]
+    return {
+        "clips": len(clips),
+        "good": len(clips) - len(bad),
+        "hours": round(sum(lengths) / 3600, 4),
+        "shortest_s": lengths[0] if lengths else None,
+        "median_s": lengths[len(lengths) // 2] if lengths else None,
+        "longest_s": lengths[-1] if lengths else None,
+        "captions": len(words),
+        "words_per_caption": round(sum(words) / max(1, len(words)), 1),
+        "tags": len(tags),
+    }
+
+
+def _tell(found: dict[str, Any]) -> None:
+    print(f"{found['path']}: {found['good']} of {found['clips']} clips are good")
+    if found["shortest_s"] is not None:
+        lengths = "shortest {shortest_s:.2f}, median {median_s:.2f}, longest {longest_s:.2f} s".format_map(found)
+        print(f"length    {found['hours']} hours; {lengths}")
+    print(f"captions  {found['captions']}, {found['words_per_caption']} words each; {found['tags']} different tags")
+    for key, why in found["bad"].items():
+        print(f"bad       {key}: {why}")
+
+
+def _written(summary: ShardSummary, as_json: bool) -> None:
+    """Tell what was written; raises EchoicError where clips were left out, so that the command ends with 2."""
+    if as_json:
+        emit({**vars(summary), "folder": str(summary.folder)})
+    else:
+        print(
+            f"{summary.folder}: {summary.clips} clips, {summary.audio_s / 3600:.2f} hours, "
+            f"{summary.shards} shards, {summary.bytes / 1e6:.1f} MB"
+        )
+        say(f"to train on it: echoic train nano --data {summary.folder}")
+    if summary.bad:
+        raise wrong(f"{len(summary.bad)} clips could not be used (named above); the rest is written")

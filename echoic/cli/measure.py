@@ -1,0 +1,147 @@
+"""eval, check: how good a model is, and whether its file is whole."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoic.cli.common import (
+    AudioDir,
+    CaptionColumn,
+    CpuThreads,
+    FileColumn,
+    JsonOption,
+    Missing,
+    MissingOption,
+    ModelArgument,
+    TagColumn,
+    available_cpus,
+    emit,
+    open_data,
+    open_model,
+    plain_table,
+    say,
+    show,
+    use_cpu,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from echoic.convert.check import Check
+
+PANEL = "Judge a model"
+
+
+class Suite(str, Enum):
+    synth = "synth"
+
+
+def add_to(app: typer.Typer) -> None:
+    example = "Example: echoic eval runs/nano-my --data my.csv --report report.html"
+    app.command("eval", rich_help_panel=PANEL, epilog=example)(evaluate)
+    app.command(rich_help_panel=PANEL, epilog="Example: echoic check runs/demo")(check)
+
+
+def evaluate(
+    model: ModelArgument = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Captioned sound, in any form that echoic train takes.", show_default=False),
+    ] = None,
+    suite: Annotated[
+        Suite | None,
+        typer.Option(help="Instead of --data: the held-out part of the embedded corpus.", show_default=False),
+    ] = None,
+    valid_share: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=0.5, show_default=False, help="Of --data, only what echoic train held out by this share."),
+    ] = None,
+    scenes: Annotated[int, typer.Option(min=2, help="Of the suite: scenes for retrieval.")] = 300,
+    items: Annotated[
+        int, typer.Option(min=2, help="Of the suite: clips for zero-shot, for order, for attributes, each.")
+    ] = 240,
+    template: Annotated[
+        str | None,
+        typer.Option(help="The sentence for tags.", show_default="This is a sound of {label}."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a report with plots: one HTML file.", show_default=False)
+    ] = None,
+    as_json: JsonOption = False,
+    cpu_threads: CpuThreads = None,
+    audio_dir: AudioDir = None,
+    file_column: FileColumn = None,
+    caption_column: CaptionColumn = None,
+    tag_column: TagColumn = None,
+    missing: MissingOption = Missing.error,
+) -> None:  # fmt: skip
+    """Measure a model: retrieval both ways, zero-shot classification, word order and attributes.
+
+    Clips with exactly one tag each are classified by these tags too. Every figure comes with its interval.
+    """
+    if (data is None) == (suite is None):
+        raise wrong("eval: give --data PATH or --suite synth, one of the two")
+    from echoic.data.split import hold_out
+    from echoic.eval.zeroshot import LAION_TEMPLATE
+    from echoic.evaluate import SynthSize, evaluate, evaluate_synth
+
+    use_cpu(cpu_threads)
+    listener, file = open_model(model)
+    if data is None:
+        size = SynthSize(scenes=scenes, singles=items, pairs=items)
+        found = evaluate_synth(listener, size, processes=available_cpus())
+    else:
+        source = open_data(data, audio_dir, file_column, caption_column, tag_column, missing)
+        name = str(data)
+        if valid_share is not None:
+            _, held = hold_out(source, valid_share)
+            if held is None:
+                raise wrong(f"{data}: a share of {valid_share:g} of {len(source.clips)} clips holds none out")
+            source, name = held, f"{name}, {valid_share:g} held out"
+        found = evaluate(listener, source, name=name, template=template or LAION_TEMPLATE)
+    emit(found.to_json()) if as_json else show(found.table())
+    if report is not None:
+        say(f"report: {found.write_report(report, run_folder=file.parent)}")
+    bad = found.data["bad"]
+    if bad:
+        raise wrong(f"{len(bad)} clips could not be used (named above); the rest is measured")
+
+
+def check(
+    model: ModelArgument = None, as_json: JsonOption = False, cpu_threads: CpuThreads = None
+) -> None:
+    """Prove that a model computes here what it computed where it was made.
+
+    Compares with vectors stored at export, and shows that a vector hangs on nothing but its input.
+    """
+    from echoic.convert.check import check as examine
+
+    use_cpu(cpu_threads)
+    listener, file = open_model(model)
+    result = examine(listener)
+    if as_json:
+        emit({"model": str(file), **result.to_json()})
+    else:
+        _tell(file, result)
+    if not result.ok:
+        off = [finding.name for finding in result.findings if not finding.ok]
+        raise wrong(f"{file}: not in order: {'; '.join(off)}")
+
+
+def _tell(file: Path, result: Check) -> None:
+    front = result.front_end
+    print(f"model        {file}")
+    print(f"tensors      {result.tensors}, {result.parameters} parameters, all loaded")
+    print(f"front end    {front['rate_hz']} Hz, {front['mel_bins']} mel bins, hop {front['hop_samples']} samples")
+    print(f"space        {result.space_id}")
+    if not result.stored:
+        print("stored       no self-test in this file: nothing to compare with, the rest is checked")
+    table = plain_table("check", "difference", "allowed", "result", right=["difference", "allowed"])
+    for finding in result.findings:
+        gap = "" if finding.difference is None else f"{finding.difference:.1e}"
+        allowed = "" if finding.difference is None else f"{finding.tolerance:.0e}"
+        table.add_row(finding.name, gap, allowed, "ok" if finding.ok else "NOT OK")
+    show(table)

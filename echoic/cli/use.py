@@ -1,0 +1,293 @@
+"""embed, classify, search: a model at work on files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoic.cli.common import (
+    CpuThreads,
+    JsonOption,
+    ModelOption,
+    emit,
+    open_model,
+    plain_table,
+    say,
+    show,
+    use_cpu,
+    writing,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import Tensor
+
+    from echoic.api import EchoicModel
+
+PANEL = "Use a model"
+
+Sounds = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILES|FOLDERS...", help="Recordings, or folders of them.", show_default=False),
+]  # fmt: skip
+
+
+def add_to(app: typer.Typer) -> None:
+    example = "Example: echoic embed field-recordings/ --out vectors.npz"
+    app.command(rich_help_panel=PANEL, epilog=example)(embed)
+    example = 'Example: echoic classify dog.wav --labels "rain,dog bark,church bell"'
+    app.command(rich_help_panel=PANEL, epilog=example)(classify)
+    example = 'Example: echoic search "rain on a roof" field-recordings/ --top 5'
+    app.command(rich_help_panel=PANEL, epilog=example)(search)
+
+
+def embed(
+    sounds: Sounds,
+    model: ModelOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Write the vectors here: .npz or .json.", show_default=False),
+    ] = None,
+    as_json: JsonOption = False,
+    cpu_threads: CpuThreads = None,
+) -> None:
+    """Turn recordings into vectors.
+
+    Recordings of any length are heard in full. A file that cannot be heard is named and left out, the rest is done.
+    """
+    if out is not None and out.suffix not in (".npz", ".json"):
+        raise wrong(f"{out}: --out writes .npz or .json")
+    use_cpu(cpu_threads)
+    listener, _ = open_model(model)
+    heard = hear_files(listener, sounds)
+    document = {
+        "space_id": listener.space_id,
+        "dim": listener.embed_dim,
+        "vectors": [
+            {"file": str(file), "vector": row}
+            for file, row in zip(heard.files, heard.vectors.tolist(), strict=True)
+        ],
+        "errors": heard.errors,
+    }
+    if out is not None:
+        _write_vectors(out, heard, listener.space_id, document)
+        say(f"{len(heard.files)} vectors of {listener.embed_dim} values written to {out}")
+    if as_json:
+        emit(document)
+    elif out is None:
+        table = plain_table("file", "first values of the vector")
+        for file, row in zip(heard.files, heard.vectors.tolist(), strict=True):
+            table.add_row(str(file), "  ".join(f"{value:+.3f}" for value in row[:6]) + "  ...")
+        show(table)
+        say("to keep the vectors: --out vectors.npz")
+    heard.finish()
+
+
+def classify(
+    sounds: Sounds,
+    model: ModelOption = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(help='What to choose among, parted by commas: "rain,dog bark".', show_default=False),
+    ] = None,
+    labels_file: Annotated[
+        Path | None, typer.Option(help="The same from a text file, one per line.", show_default=False)
+    ] = None,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The sentence that a label is put into; may be repeated, for a mean of several.",
+            show_default="This is a sound of {label}.",
+        ),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many labels to show per file.")] = 5,
+    as_json: JsonOption = False,
+    cpu_threads: CpuThreads = None,
+) -> None:
+    """Name what is heard, from labels of your own (zero-shot classification).
+
+    The figures are probabilities among the given labels: one of them is always the likeliest.
+    """
+    chosen = _labels(labels, labels_file)
+    from echoic.eval.zeroshot import LAION_TEMPLATE
+
+    use_cpu(cpu_threads)
+    listener, _ = open_model(model)
+    heard = hear_files(listener, sounds)
+    scores = listener.score_labels(heard.vectors, chosen, templates=template or LAION_TEMPLATE)
+    rows = list(zip(heard.files, scores.top(top), strict=True))
+    if as_json:
+        results = [
+            {"file": str(file), "labels": [{"label": n, "probability": p} for n, p in best]}
+            for file, best in rows
+        ]
+        emit({"space_id": listener.space_id, "results": results, "errors": heard.errors})
+    else:
+        table = plain_table("file", "label", "probability", right=["probability"])
+        for file, best in rows:
+            for place, (name, probability) in enumerate(best):
+                table.add_row("" if place else str(file), name, f"{100 * probability:.1f} %")
+        show(table)
+    heard.finish()
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)],
+    sounds: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FOLDERS|FILES...", help="Where: folders, recordings, or .npz files of echoic embed.",
+            show_default=False,
+        ),
+    ],
+    model: ModelOption = None,
+    top: Annotated[int, typer.Option(min=1, help="How many hits to show.")] = 10,
+    as_json: JsonOption = False,
+    cpu_threads: CpuThreads = None,
+) -> None:  # fmt: skip
+    """Find recordings by words.
+
+    To search the same recordings often, embed them once and give the .npz instead.
+    """
+    if not query.strip():
+        raise wrong("search: the query is empty")
+    use_cpu(cpu_threads)
+    listener, _ = open_model(model)
+    heard = hear_files(listener, sounds)
+    cosines = heard.vectors @ listener.embed_text(query)[0]
+    best = cosines.argsort(descending=True, stable=True)[:top].tolist()
+    hits = [(heard.files[i], float(cosines[i])) for i in best]
+    if as_json:
+        found = [{"file": str(file), "cosine": cosine} for file, cosine in hits]
+        searched = len(heard.files)
+        emit({"query": query, "searched": searched, "hits": found, "errors": heard.errors})
+    else:
+        show(hits_table(hits))
+    heard.finish()
+
+
+def hits_table(hits: list[tuple[str, float]]) -> Table:
+    """Files and their cosines, best first."""
+    table = plain_table("place", "cosine", "file", right=["place", "cosine"])
+    for place, (file, cosine) in enumerate(hits, start=1):
+        table.add_row(str(place), f"{cosine:.3f}", file)
+    return table
+
+
+@dataclass(frozen=True)
+class HeardFiles:
+    """vectors: (B, D), one row per entry of `files`; errors: what could not be heard."""
+
+    files: list[str]
+    vectors: Tensor
+    errors: list[dict[str, str]]
+
+    def finish(self) -> None:
+        """Raises EchoicError where something was left out: the command then ends with 2."""
+        if not self.errors:
+            return
+        bad, total = len(self.errors), len(self.errors) + len(self.files)
+        if total == 1:
+            raise wrong(f"{self.errors[0]['file']}: {self.errors[0]['error']}")
+        for entry in self.errors:
+            say(f"left out: {entry['file']}: {entry['error']}")
+        raise wrong(f"{bad} of {total} files could not be used (named above); the rest is done")
+
+
+def hear_files(listener: EchoicModel, given: list[Path]) -> HeardFiles:
+    """Embed recordings, folders of them, and vectors already made. Raises EchoicError where there is nothing to hear."""
+    import torch
+
+    from echoic.types import AudioError
+
+    files: list[str] = []
+    blocks: list[Tensor] = []
+    sounds: list[Path] = []
+    for path in given:
+        if path.suffix == ".npz":
+            names, vectors = _read_vectors(path, listener.space_id)
+            files += names
+            blocks.append(vectors)
+        else:
+            sounds += _recordings(path)
+    errors: dict[int, str] = {}
+
+    def note(index: int, error: AudioError) -> None:
+        errors[index] = error.reason
+
+    made = listener.embed_audio(sounds, on_error=note)
+    good = [i for i in range(len(sounds)) if i not in errors]
+    files += [str(sounds[i]) for i in good]
+    blocks.append(made[good] if good else torch.zeros(0, listener.embed_dim))
+    bad = [{"file": str(sounds[i]), "error": errors[i]} for i in sorted(errors)]
+    return HeardFiles(files, torch.cat(blocks), bad)
+
+
+def _recordings(path: Path) -> Iterator[Path]:
+    """The file itself, or what a folder holds; a file that is not there is told when it is opened."""
+    from echoic.data.clips import AUDIO_SUFFIXES
+
+    if not path.is_dir():
+        yield path
+        return
+    found = []
+    for where, folders, names in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(where, name) for name in names if not name.startswith(".")]
+    sounds = sorted(file for file in found if file.suffix.lower() in AUDIO_SUFFIXES)
+    if not sounds:
+        raise wrong(f"{path}: no audio file in this folder")
+    yield from sounds
+
+
+def _labels(listed: str | None, file: Path | None) -> list[str]:
+    if (listed is None) == (file is None):
+        raise wrong("classify: give --labels or --labels-file, one of the two")
+    if file is None:
+        names = (listed or "").split(",")
+    else:
+        try:
+            names = file.read_text("utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise wrong(f"{file}: cannot be read ({error})") from None
+    kept = list(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not kept:
+        raise wrong(f"{file or '--labels'}: no label in it")
+    return kept
+
+
+def _write_vectors(path: Path, heard: HeardFiles, space_id: str, document: object) -> None:
+    import numpy as np
+
+    with writing(path) as beside, beside.open("wb") as opened:
+        if path.suffix == ".npz":
+            names = np.array(heard.files, dtype=np.str_)
+            np.savez(opened, files=names, vectors=heard.vectors.numpy(), space_id=np.str_(space_id))
+        else:
+            opened.write(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+
+
+def _read_vectors(path: Path, space_id: str) -> tuple[list[str], Tensor]:
+    import zipfile
+
+    import numpy as np
+    import torch
+
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            names, vectors = stored["files"].tolist(), stored["vectors"]
+            space = str(stored["space_id"])
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise wrong(f"{path}: not a file of vectors by echoic embed ({error})") from None
+    if space != space_id:
+        raise wrong(
+            f"{path}: its vectors are of another model (space {space}, this one's is {space_id}); embed anew"
+        )
+    return names, torch.from_numpy(vectors)

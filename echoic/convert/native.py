@@ -1,0 +1,102 @@
+"""Our own model file: one safetensors whose header holds the description, the tokenizer and the
+card.
+
+One file, so weights, front end and tokenizer cannot come apart. Loading is strict: every tensor
+must fit, or the load fails with the names that do not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from echoic.encoders.tokenizer import TextTokenizer
+from echoic.model import LanguageAudioModel, ModelSpec, build
+from echoic.types import CheckpointError, ConfigError
+
+FORMAT = "echoic-1"
+FILE_NAME = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds. `card`: how the model was made (recipe, data, steps, figures), for
+    people."""
+
+    model: LanguageAudioModel
+    tokenizer: TextTokenizer
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def save_model(path: Path, content: ModelFile) -> None:
+    """Write `content` to `path` at once or not at all. Raises CheckpointError when the disk
+    refuses."""
+    header = {
+        "format": FORMAT,
+        "spec": content.model.spec.model_dump_json(),
+        "tokenizer": content.tokenizer.to_json(),
+        "card": json.dumps(content.card, default=str),
+    }
+    tensors = {k: v.detach().cpu().contiguous() for k, v in content.model.state_dict().items()}
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, unfinished, metadata=header)
+        os.replace(unfinished, path)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: the model cannot be written ({error})") from None
+
+
+def load_model(path: Path) -> ModelFile:
+    """Read a model file, or the one in a folder. Raises CheckpointError with the names that do not
+    fit."""
+    file = path / FILE_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such model file")
+    header, tensors = _read(file)
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file}: a safetensors file, but not a model of echoic's (no {FORMAT} header)"
+        )
+    try:
+        spec = ModelSpec.parse(json.loads(header["spec"]), where=f"{file}: description")
+    except (ConfigError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{file}: its description cannot be read ({error})") from None
+    model = build(spec, seed=0)
+    load_strictly(model, tensors, str(file))
+    tokenizer = TextTokenizer.from_json(header["tokenizer"], max_tokens=spec.text.max_tokens)
+    return ModelFile(model.eval(), tokenizer, json.loads(header.get("card", "{}")))
+
+
+def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Copy `tensors` into `module`; every name and shape must fit. Raises CheckpointError."""
+    own = module.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
+    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
+    wrong += [
+        f"{name} is {tuple(tensors[name].shape)}, wanted {tuple(own[name].shape)}"
+        for name in own.keys() & tensors.keys()
+        if own[name].shape != tensors[name].shape
+    ]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:5])
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"{where}: the tensors do not fit the model: {shown}{more}")
+    module.load_state_dict(tensors)
+
+
+def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return opened.metadata() or {}, tensors
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file}: not a whole safetensors file ({error})") from None

@@ -1,0 +1,154 @@
+"""Clips, what a source of clips is, and views of sources: a part, several as one, recaptioned.
+
+T samples.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from echoic.types import AudioError, DataError
+
+log = logging.getLogger("echoic.data")
+
+_COMMON = (".wav", ".w64", ".rf64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".caf")
+_RARER = (".aif", ".aiff", ".aifc", ".au", ".snd", ".m4a", ".aac", ".mp4", ".webm", ".mka", ".wma")
+AUDIO_SUFFIXES = frozenset((*_COMMON, *_RARER))
+LONG_CAPTION_CHARACTERS = 1000
+SILENCE_PEAK = 1e-5  # -100 dBFS: below half a step of 16 bits
+Missing = Literal["error", "skip"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One recording. key: unique in its source. duration_s: None where it is not known."""
+
+    key: str
+    captions: tuple[str, ...]
+    tags: tuple[str, ...]
+    duration_s: float | None
+
+
+class Source(Protocol):
+    """A list of clips and how to hear them."""
+
+    @property
+    def clips(self) -> Sequence[Clip]: ...
+
+    def read(self, i: int, rate_hz: int) -> np.ndarray:
+        """Clip i as (T,) mono float32 at `rate_hz`. Raises AudioError naming the clip."""
+        ...
+
+
+@runtime_checkable
+class WindowedSource(Protocol):
+    """A source that can decode a part of a clip without the rest, as recordings of an hour need."""
+
+    def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
+        """Clip i from `start_s` on, at most `duration_s` of it: (T,). Raises AudioError."""
+        ...
+
+
+def read_window(
+    source: Source, i: int, rate_hz: int, start_s: float, duration_s: float
+) -> np.ndarray:
+    """A part of clip i, (T,), by way of the whole if the source can't else. Raises AudioError."""
+    if isinstance(source, WindowedSource):
+        return source.read_window(i, rate_hz, start_s, duration_s)
+    start = round(start_s * rate_hz)
+    return source.read(i, rate_hz)[start : start + round(duration_s * rate_hz)]
+
+
+def check_audio(name: str, audio: np.ndarray) -> None:
+    """Raises AudioError on what teaches nothing: no samples, NaN or infinity, silence."""
+    if not len(audio):
+        raise AudioError(name, "no samples")
+    peak = max(float(audio.max()), -float(audio.min()))
+    if not np.isfinite(peak):
+        raise AudioError(name, "NaN or infinite samples")
+    if peak < SILENCE_PEAK:
+        raise AudioError(name, "silent")
+
+
+def refuse(
+    where: object, faults: Sequence[str], total: int, what: str, *, fix: str, missing: Missing
+) -> None:
+    """One line for all faults, `where: 3 of 9 rows ...`: DataError, or a note when skipping."""
+    if not faults:
+        return
+    more = ", ..." if len(faults) > 3 else ""
+    line = f"{where}: {len(faults)} of {total} {what}: {', '.join(faults[:3])}{more}"
+    if missing == "error":
+        raise DataError(f'{line}; {fix}, or leave them out with missing="skip"')
+    log.warning("%s; left out", line)
+
+
+def note_long_captions(where: object, clips: Sequence[Clip]) -> None:
+    """Say once that a tokenizer will cut some captions; they are kept whole here."""
+    limit = LONG_CAPTION_CHARACTERS
+    long = [clip.key for clip in clips if any(len(text) > limit for text in clip.captions)]
+    if long:
+        what = f"{len(long)} clips have captions of more than {limit} characters (first: {long[0]})"
+        log.warning("%s: %s; the tokenizer will cut them", where, what)
+
+
+class SubsetSource:
+    """Some clips of a source, by index: a fold, a split."""
+
+    def __init__(self, source: Source, indices: Sequence[int]) -> None:
+        self.source, self.indices = source, tuple(indices)
+        self.clips: Sequence[Clip] = tuple(source.clips[i] for i in self.indices)
+
+    def read(self, i: int, rate_hz: int) -> np.ndarray:
+        return self.source.read(self.indices[i], rate_hz)
+
+    def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
+        return read_window(self.source, self.indices[i], rate_hz, start_s, duration_s)
+
+
+class RecaptionedSource:
+    """A source with other captions, made by `caption(clip)`: from a label by templates, for one."""
+
+    def __init__(self, source: Source, caption: Callable[[Clip], Sequence[str]]) -> None:
+        self.source = source
+        self.clips: Sequence[Clip] = tuple(
+            replace(clip, captions=tuple(caption(clip))) for clip in source.clips
+        )
+
+    def read(self, i: int, rate_hz: int) -> np.ndarray:
+        return self.source.read(i, rate_hz)
+
+    def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
+        return read_window(self.source, i, rate_hz, start_s, duration_s)
+
+
+class ConcatSource:
+    """Several sources as one, by name; a clip's key becomes `name/key`."""
+
+    def __init__(self, sources: Mapping[str, Source]) -> None:
+        self.sources = tuple(sources.values())
+        self.clips: Sequence[Clip] = tuple(
+            replace(clip, key=f"{name}/{clip.key}")
+            for name, source in sources.items()
+            for clip in source.clips
+        )
+        self._ends = list(accumulate(len(source.clips) for source in self.sources))
+
+    def read(self, i: int, rate_hz: int) -> np.ndarray:
+        source, at = self._locate(i)
+        return source.read(at, rate_hz)
+
+    def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
+        source, at = self._locate(i)
+        return read_window(source, at, rate_hz, start_s, duration_s)
+
+    def _locate(self, i: int) -> tuple[Source, int]:
+        which = bisect_right(self._ends, i)
+        return self.sources[which], i - (self._ends[which - 1] if which else 0)

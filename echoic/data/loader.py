@@ -1,0 +1,372 @@
+"""The loader: clips in, training batches out, each batch a pure function of (seed, step).
+
+Which clips step t holds, which caption and which window of each is drawn and how it is augmented
+follow from the seed, the epoch and the clip's key alone: not from threads, nor from what was read
+before. So a run goes on after any step by that step's number, and a bad clip is left out of its
+batch wherever it is met.
+
+B clips, T samples, L text tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, count, islice
+from threading import Lock
+from typing import Any, Literal
+from zlib import crc32
+
+import numpy as np
+import torch
+
+from echoic.data.clips import SILENCE_PEAK, Clip, Source, check_audio, read_window
+from echoic.data.pack import Schedule
+from echoic.types import AudioError, Batch, ConfigError, DataError, Ragged
+
+log = logging.getLogger("echoic.data")
+
+Tokenize = Callable[[list[str]], list[list[int]]]
+Augment = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+Meaning = Literal["text", "tags"]
+
+_CAPTION, _AUDIO, _STEP = range(3)  # independent streams of draws
+_SURE_CLIPS, _FEW_CLIPS = 400, 20  # the share of bad clips is taken of at least so many
+_WINDOWS_TRIED = 3  # a quiet stretch does not make a long recording silent
+_NAMED_CLIPS = 3
+_TOP_UP_TRIED = 64
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What became of clip i in one epoch: its samples (T,), or the reason why there are none."""
+
+    i: int
+    audio: np.ndarray
+    reason: str = ""
+
+
+class Loader:
+    """Endless training batches from a source.
+
+    rate_hz: of the audio tower.
+    tokenize: texts -> token ids of each.
+    cost: seconds -> tokens; a batch's costs sum to at most `budget`. A clip of unknown duration is
+        counted as `max_s` long.
+    seed: of every draw.
+    augment: (samples (T,), rate_hz, generator) -> samples. It is called in several threads and must
+        not write into its input. What comes out longer than `max_s` is cut.
+    max_s: of a longer clip, one window of this length is drawn each epoch.
+    max_clips, min_clips: per batch, see pack.plan_epoch.
+    meaning: see Batch; "tags" also gives clips of the same, non-empty set of tags the same meaning.
+    threads: decoders at work. prefetch: batches made ahead.
+    max_bad_share: of an epoch's clips; a run with more stops.
+    cache_bytes: how much decoded audio to keep in memory.
+    bad: clip key -> reason, of the clips found unusable so far.
+
+    Raises ConfigError where `min_clips` of the longest clips exceed the budget; DataError on a clip
+    without caption, or too few clips.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        rate_hz: int,
+        tokenize: Tokenize,
+        cost: Callable[[float], int],
+        budget: int,
+        seed: int,
+        augment: Augment | None = None,
+        max_s: float = 30.0,
+        max_clips: int | None = None,
+        min_clips: int = 2,
+        meaning: Meaning = "text",
+        threads: int = 1,
+        prefetch: int = 2,
+        max_bad_share: float = 0.05,
+        cache_bytes: int = 0,
+    ) -> None:
+        self.source, self.rate_hz, self.tokenize = source, rate_hz, tokenize
+        self.augment, self.max_s, self.seed = augment, max_s, seed
+        self.meaning, self.threads, self.prefetch = meaning, threads, prefetch
+        self.max_bad_share, self.min_clips = max_bad_share, min_clips
+        self.bad: dict[str, str] = {}
+        self._clips = source.clips
+        costs = [max(1, cost(min(clip.duration_s or max_s, max_s))) for clip in self._clips]
+        _check(self._clips, costs, budget, min_clips, max_s)
+        self._schedule = Schedule(
+            costs, budget=budget, seed=seed, max_clips=max_clips, min_clips=min_clips
+        )
+        self._share = _Share(max_bad_share, len(self._clips))
+        self._cache = _Cache(cache_bytes)
+
+    def batches(self, first_step: int = 0) -> Iterator[Batch]:
+        """The batches of `first_step` and all steps after it, made ahead by threads.
+
+        The threads end when the iterator is closed or dropped. Raises DataError when too many clips
+        are bad.
+        """
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="echoic-loader")
+        ahead: deque[tuple[int, list[Future[_Draw]]]] = deque()
+        steps = count(first_step)
+        try:
+            while True:
+                while len(ahead) <= self.prefetch:
+                    step = next(steps)
+                    epoch, clips = self._planned(step)
+                    ahead.append((step, [pool.submit(self._draw, epoch, i) for i in clips]))
+                step, futures = ahead.popleft()
+                yield self._batch(step, [future.result() for future in futures])
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def steps_in(self, epochs: int) -> int:
+        """How many steps the first `epochs` epochs take."""
+        return self._schedule.steps_in(epochs)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch (from 0) that a step belongs to."""
+        return self._schedule.locate(step)[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the step number; plain numbers, strings and lists."""
+        return {
+            "fingerprint": self._fingerprint,
+            "bad": dict(self.bad),
+            "share": list(self._share.counts),
+            "epoch_steps": list(self._schedule.lengths),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on as the loader that made `state`. Raises DataError if the data is another."""
+        if state["fingerprint"] != self._fingerprint:
+            raise DataError(
+                "the clips, their captions or durations, the batch budget or the seed are not "
+                "those of the checkpoint: the run cannot go on there; start one from its weights"
+            )
+        self.bad = dict(state["bad"])
+        self._share.counts = list(state["share"])
+        self._schedule.lengths = list(state["epoch_steps"])
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        plan = self._schedule
+        settings = (
+            plan.budget,
+            plan.seed,
+            plan.max_clips,
+            plan.min_clips,
+            self.rate_hz,
+            self.max_s,
+        )
+        digest = hashlib.sha256(repr(settings).encode())
+        for clip, cost in zip(self._clips, plan.costs, strict=True):
+            digest.update(repr((clip.key, clip.captions, cost)).encode())
+        return digest.hexdigest()
+
+    def _planned(self, step: int) -> tuple[int, list[int]]:
+        epoch, position = self._schedule.locate(step)
+        return epoch, self._schedule.plan(epoch)[position]
+
+    # What the threads do: one clip
+
+    def _draw(self, epoch: int, i: int) -> _Draw:
+        rng = self._rng(epoch, self._clips[i].key, _AUDIO)
+        try:
+            audio = self._heard(i, rng)
+        except AudioError as error:
+            return _Draw(i, np.empty(0, np.float32), error.reason)
+        if self.augment is not None:
+            audio = self.augment(audio, self.rate_hz, rng)
+        return _Draw(i, audio[: self._max_samples])
+
+    def _heard(self, i: int, rng: np.random.Generator) -> np.ndarray:
+        """Clip i, or one window of it, (T,), read-only. Raises AudioError."""
+        duration_s = self._clips[i].duration_s
+        if duration_s is not None and duration_s > self.max_s:
+            return self._window(i, duration_s - self.max_s, rng)
+        audio = self._cache.get(i)
+        if audio is None:
+            audio = self.source.read(i, self.rate_hz)
+            check_audio(self._clips[i].key, audio)
+            audio = _read_only(audio)
+            self._cache.put(i, audio)
+        first = int(rng.integers(max(0, len(audio) - self._max_samples) + 1))
+        return audio[first : first + self._max_samples]
+
+    def _window(self, i: int, latest_s: float, rng: np.random.Generator) -> np.ndarray:
+        for start_s in rng.uniform(0, latest_s, _WINDOWS_TRIED):
+            audio = read_window(self.source, i, self.rate_hz, start_s, self.max_s)
+            if np.any(np.abs(audio) >= SILENCE_PEAK):
+                break
+        check_audio(self._clips[i].key, audio)
+        return _read_only(audio)
+
+    @property
+    def _max_samples(self) -> int:
+        return max(1, round(self.max_s * self.rate_hz))
+
+    def _rng(self, epoch: int, key: str, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch, crc32(key.encode()), stream])
+
+    # What the consumer's thread does: one batch
+
+    def _batch(self, step: int, draws: Sequence[_Draw]) -> Batch:
+        epoch = self.epoch_of(step)
+        good = self._usable(epoch, draws)
+        if len(good) < self.min_clips:
+            good = self._topped_up(step, good)
+        clips = [self._clips[draw.i] for draw in good]
+        captions = [self._caption(epoch, clip) for clip in clips]
+        audio = np.concatenate([draw.audio for draw in good], dtype=np.float32, casting="same_kind")
+        tokens = self.tokenize(captions)
+        return Batch(
+            audio=Ragged.from_lengths(torch.from_numpy(audio), [len(d.audio) for d in good]),
+            text=Ragged.from_lengths(
+                torch.tensor(list(chain.from_iterable(tokens)), dtype=torch.int64),
+                [len(ids) for ids in tokens],
+            ),
+            meaning=torch.tensor(
+                meaning_ids(captions, [c.tags if self.meaning == "tags" else () for c in clips])
+            ),
+            keys=tuple(clip.key for clip in clips),
+            seed=int(np.random.SeedSequence([self.seed, step, _STEP]).generate_state(1)[0]),
+        )
+
+    def _caption(self, epoch: int, clip: Clip) -> str:
+        if len(clip.captions) == 1:
+            return clip.captions[0]
+        rng = self._rng(epoch, clip.key, _CAPTION)
+        return clip.captions[int(rng.integers(len(clip.captions)))]
+
+    def _usable(self, epoch: int, draws: Sequence[_Draw]) -> list[_Draw]:
+        """The draws with sound; the others are counted, and named once. Raises DataError."""
+        for draw in draws:
+            key = self._clips[draw.i].key
+            if draw.reason and key not in self.bad:
+                self.bad[key] = draw.reason
+                log.warning("clip %s skipped: %s", key, draw.reason)
+        good = [draw for draw in draws if not draw.reason]
+        self._share.add(epoch, len(draws), len(draws) - len(good))
+        if self._share.too_many:
+            raise DataError(f"{self._share}: {self._first_bad()}")
+        return good
+
+    def _topped_up(self, step: int, good: list[_Draw]) -> list[_Draw]:
+        """A batch that bad clips left too small, filled from the next. Raises DataError."""
+        epoch, position = self._schedule.locate(step)
+        plan, costs = self._schedule.plan(epoch), self._schedule.costs
+        room = self._schedule.budget - sum(costs[draw.i] for draw in good)
+        others = chain.from_iterable(plan[position + 1 :] + plan[:position])
+        for i in islice((i for i in others if costs[i] <= room), _TOP_UP_TRIED):
+            draw = self._draw(epoch, i)
+            if not draw.reason:
+                good = [*good, draw]
+                room -= costs[i]
+            if len(good) == self.min_clips:
+                return good
+        raise DataError(
+            f"step {step} has fewer than {self.min_clips} usable clips, and no other fits its "
+            f"budget: {self._first_bad()}"
+        )
+
+    def _first_bad(self) -> str:
+        more = "; ..." if len(self.bad) > _NAMED_CLIPS else ""
+        named = islice(self.bad.items(), _NAMED_CLIPS)
+        return "; ".join(f"{key}: {reason}" for key, reason in named) + more
+
+
+def _read_only(audio: np.ndarray) -> np.ndarray:
+    view = audio.view()
+    view.flags.writeable = False
+    return view
+
+
+def meaning_ids(captions: Sequence[str], tags: Sequence[Sequence[str]]) -> list[int]:
+    """(B,) ids, equal where captions agree but for case and spaces, or where tag sets agree.
+
+    tags: those of each row; rows without are compared by caption alone.
+    """
+    ids: list[int] = []
+    seen: dict[object, int] = {}
+    for row, (caption, names) in enumerate(zip(captions, tags, strict=True)):
+        marks: list[object] = [" ".join(caption.split()).casefold()]
+        if names:
+            marks.append(frozenset(names))
+        known = sorted({seen[mark] for mark in marks if mark in seen})
+        own = known[0] if known else row
+        if len(known) > 1:  # this row says the same as two groups, which are then one
+            ids = [own if i in known else i for i in ids]
+            seen = {mark: own if i in known else i for mark, i in seen.items()}
+        ids.append(own)
+        seen.update(dict.fromkeys(marks, own))
+    return ids
+
+
+def _check(
+    clips: Sequence[Clip], costs: Sequence[int], budget: int, min_clips: int, max_s: float
+) -> None:
+    if len(clips) < min_clips:
+        raise DataError(
+            f"{len(clips)} clips are too few to train on; at least {min_clips} are needed"
+        )
+    mute = next((clip.key for clip in clips if not clip.captions), None)
+    if mute is not None:
+        raise DataError(f"clip {mute} has no caption")
+    if max(costs) * min_clips > budget:
+        raise ConfigError(
+            f"a batch budget of {budget} tokens holds fewer than {min_clips} of the longest clips "
+            f"({max(costs)} each, cut at {max_s:g} s); raise the budget or lower the cut"
+        )
+
+
+class _Share:
+    """How many of an epoch's clips are bad."""
+
+    def __init__(self, allowed: float, clips: int) -> None:
+        self.allowed, self.sure = allowed, max(min(clips, _SURE_CLIPS), _FEW_CLIPS)
+        self.counts = [0, 0, 0]  # epoch, seen, bad
+
+    def add(self, epoch: int, seen: int, bad: int) -> None:
+        if epoch != self.counts[0]:
+            self.counts = [epoch, 0, 0]
+        self.counts = [epoch, self.counts[1] + seen, self.counts[2] + bad]
+
+    @property
+    def too_many(self) -> bool:
+        """By a share of what was seen, but two bad ones among the first clips may be chance."""
+        _, seen, bad = self.counts
+        return bad > self.allowed * max(seen, self.sure)
+
+    def __str__(self) -> str:
+        epoch, seen, bad = self.counts
+        return (
+            f"{bad} of the {seen} clips seen in epoch {epoch} are unusable, more than the allowed "
+            f"{self.allowed:.3g} of all"
+        )
+
+
+class _Cache:
+    """Decoded clips up to a number of bytes.
+
+    Nothing is evicted: as every epoch meets each clip once, whatever stays is as good.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._clips: dict[int, np.ndarray] = {}
+        self._room, self._lock = limit_bytes, Lock()
+
+    def get(self, i: int) -> np.ndarray | None:
+        return self._clips.get(i)
+
+    def put(self, i: int, audio: np.ndarray) -> None:
+        with self._lock:
+            if i not in self._clips and audio.nbytes <= self._room:
+                self._clips[i] = audio
+                self._room -= audio.nbytes

@@ -1,0 +1,265 @@
+"""The sections of a report that echoic's own measurements make: values in, a `Section` out.
+
+Shapes: N clips, M captions, D width, C classes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.heatmap import heat_map
+from echoic.eval.order import ALL
+from echoic.eval.plots import (
+    Bars,
+    Line,
+    Table,
+    bar_chart,
+    line_chart,
+    row_chart,
+    share,
+)
+from echoic.eval.ranks import MAP_DEPTH, RECALL_AT, Floats, unit_rows
+from echoic.eval.report import Block, Prose, Section, Settings, Tile, Tiles
+from echoic.eval.retrieval import DIRECTIONS, Retrieval
+from echoic.eval.svg import number
+from echoic.eval.zeroshot import Classification
+from echoic.types import DataError
+
+_WAYS = {"text_to_audio": "text to audio", "audio_to_text": "audio to text"}
+_MOST_PAIRS = 24
+
+
+def share_tile(label: str, value: Interval, note: str = "") -> Tile:
+    """A share of 1 in large type, its interval in small."""
+    bounds = f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+    return Tile(label, f"{100 * value.value:.1f} %", f"{bounds}{'; ' if note else ''}{note}")
+
+
+def headline_section(tiles: Sequence[Tile], lead: str = "") -> Section:
+    """The few figures that a reader wants first."""
+    return Section("At a glance", [Tiles(tiles)], lead)
+
+
+def read_log(path: Path) -> list[dict[str, object]]:
+    """The records of a log.jsonl. Raises DataError that names file and line.
+
+    Half a line at the very end is left out: so ends the log of a run that was killed.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    records: list[dict[str, object]] = []
+    for i, line in enumerate(lines):
+        try:
+            record = json.loads(line) if line.strip() else {}
+        except ValueError:
+            if i == len(lines) - 1:
+                break
+            raise DataError(f"{path}, line {i + 1}: not JSON") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {i + 1}: expected an object")
+        records.append(record)
+    return records
+
+
+def training_section(
+    records: Sequence[Mapping[str, object]], *, losses: Sequence[str] | None = None, lead: str = ""
+) -> Section:
+    """Loss curves (raw and smoothed) and the learning rate, from records with a "step".
+
+    losses: which keys to draw; by default every number whose name begins with "loss" or ends in it.
+    """
+    found = {key for r in records for key, v in r.items() if _is_number(v)}
+    keys = losses or sorted(k for k in found if k.startswith("loss") or k.endswith("loss"))
+    curves = [_curve(records, key) for key in keys]
+    raw = [Line(c.name, c.x, c.y, faint=True) for c in curves if len(c.x) > 20]
+    blocks: list[Block] = []
+    if any(len(c.x) for c in curves):
+        smooth = [Line(c.name, c.x, _smoothed(c.y)) for c in curves]
+        title = "Loss" if len(curves) == 1 else "Losses"
+        blocks.append(line_chart(title, [*raw, *smooth], x_label="step", y_label="loss (nats)"))
+    rate = _curve(records, "lr", "learning rate")
+    if rate.x:
+        blocks.append(line_chart("Learning rate", [rate], x_label="step", y_label="step size"))
+    return Section("Training", blocks or [Prose("The log holds no loss.")], lead)
+
+
+def retrieval_section(result: Retrieval, bootstrap: Bootstrap, *, lead: str = "") -> Section:
+    """R@1/5/10 both ways with intervals and chance, and a table of all figures."""
+    bounds, chance = result.intervals(bootstrap), result.chance()
+    names = [f"R@{k}" for k in RECALL_AT]
+    bars = [
+        Bars(_WAYS[w], [bounds[f"{w}_{n}"] for n in names], [chance[f"{w}_{n}"] for n in names])
+        for w in DIRECTIONS
+    ]
+    figure = bar_chart("Found among the first k", names, bars, y_label="queries")
+    rows = [
+        (name.replace("_", " "), *(_cell(name, bounds[f"{w}_{name}"]) for w in DIRECTIONS))
+        for name in [*names, f"mAP@{MAP_DEPTH}", "median_rank", "mean_rank"]
+    ]
+    table = Table(("", *(_WAYS[w] for w in DIRECTIONS)), rows, "All figures")
+    searched = (
+        f"{len(result.owner)} captions against {result.n_clips} clips. Ties count against the "
+        f"model. Shares in per cent with a {100 * bootstrap.level:g} % interval over clips."
+    )
+    if result.map10 == "laion_legacy":
+        searched += " Audio to text mAP@10 as LAION computes it: comparable with its tables only."
+    return Section("Retrieval", [figure, table], lead or searched)
+
+
+def similarity_section(
+    audio: ArrayLike,
+    text: ArrayLike,
+    clip_names: Sequence[str],
+    captions: Sequence[str],
+    *,
+    lead: str = "",
+) -> Section:
+    """Cosine of clip i with caption j, for N pairs of vectors (N, D); the first 24 are drawn."""
+    n = min(len(clip_names), _MOST_PAIRS)
+    cosine = unit_rows(audio, "audio")[:n] @ unit_rows(text, "text")[:n].T
+    figure = heat_map(
+        "Cosine of clips and captions",
+        cosine,
+        list(clip_names[:n]),
+        [_first_words(caption) for caption in captions[:n]],
+        row_axis="clip",
+        column_axis="caption",
+        marked={(i, i) for i in range(n)},
+    )
+    rows = [(clip_names[i], captions[i], number(float(cosine[i, i]))) for i in range(n)]
+    pairs = Table(("clip", "its caption", "cosine"), rows, "The true pairs", text_columns=2)
+    usual = (
+        "Each row is a clip, each column a caption. Outlined cells are the true pairs: "
+        "a good model makes them the strongest."
+    )
+    return Section("Similarity", [figure, pairs], lead or usual)
+
+
+def classification_section(
+    title: str,
+    result: Classification,
+    labels: Sequence[str],
+    bootstrap: Bootstrap,
+    *,
+    lead: str = "",
+) -> Section:
+    """Accuracy, the confusion matrix as shares of each row, and the accuracy of each class."""
+    counts = result.confusion
+    totals = counts.sum(axis=1)
+    shown = counts / np.maximum(totals, 1)[:, None]
+    accuracy = result.accuracy_interval(bootstrap)
+    metrics = result.metrics()
+    tiles = [
+        share_tile("Accuracy", accuracy, f"chance {100 / result.n_classes:.1f}"),
+        Tile("Among the first five", f"{100 * metrics['top5']:.1f} %"),
+        Tile("Mean over classes", f"{100 * metrics['mean_class_accuracy']:.1f} %"),
+    ]
+    figure = heat_map(
+        "Confusion (% of the true class)",
+        (100 * shown).round(),
+        labels,
+        labels,
+        row_axis="true",
+        column_axis="predicted",
+        show_values=len(labels) <= 12,
+        bounds=(0.0, 100.0),
+    )
+    rows = [
+        (label, _rival(labels, row, i), str(total), "" if np.isnan(hit) else f"{100 * hit:.1f}")
+        for i, (label, total, hit, row) in enumerate(
+            zip(labels, totals, result.per_class, counts, strict=True)
+        )
+    ]
+    heading = ("class", "most often taken for", "clips", "right (%)")
+    table = Table(heading, rows, "By class", text_columns=2)
+    return Section(title, [Tiles(tiles), figure, table], lead)
+
+
+def order_section(accuracy: Mapping[str, Interval], *, lead: str = "") -> Section:
+    """Order and attribute accuracy (`order.order_accuracy`) by kind, "all" last."""
+    rows = [(kind, value) for kind, value in accuracy.items() if kind != ALL]
+    rows += [(kind, value) for kind, value in accuracy.items() if kind == ALL]
+    figure = row_chart("True sentence preferred", rows, x_label="items won", reference=0.5)
+    usual = (
+        "Each clip is held against its true caption and the same caption made false by one change: "
+        "two events swapped, or one word turned into its opposite. Ties count half."
+    )
+    return Section("Order and attributes", [figure], lead or usual)
+
+
+def comparison_section(
+    title: str,
+    sets: Sequence[str],
+    models: Mapping[str, Sequence[Interval]],
+    *,
+    measure: str = "accuracy",
+    lead: str = "",
+) -> Section:
+    """Shares of 1 by set, one bar per model: a probe beside its baseline, for example."""
+    bars = [Bars(name, values) for name, values in models.items()]
+    figure = bar_chart(f"{measure.capitalize()} by set", sets, bars, y_label=measure)
+    return Section(title, [figure], lead)
+
+
+def configuration_section(settings: Mapping[str, object], protocol: Sequence[str]) -> Section:
+    """How the run was made, and in plain words how it was measured: one paragraph each."""
+    flat = dict(_flattened(settings))
+    return Section("How this was made", [*(Prose(text) for text in protocol), Settings(flat)])
+
+
+def _is_number(value: object) -> bool:
+    """A finite one: a step that diverged has nothing to draw."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _curve(records: Sequence[Mapping[str, object]], key: str, name: str = "") -> Line:
+    pairs = [
+        (float(str(r["step"])), float(str(r[key])))
+        for r in records
+        if _is_number(r.get("step")) and _is_number(r.get(key))
+    ]
+    return Line(name or key, [a for a, _ in pairs], [b for _, b in pairs])
+
+
+def _smoothed(values: Sequence[float]) -> list[float]:
+    """Mean of each value and its neighbours, over about a twentieth of the curve."""
+    n, half = len(values), len(values) // 40
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    first = np.maximum(np.arange(n) - half, 0)
+    last = np.minimum(np.arange(n) + half + 1, n)
+    means: Floats = (total[last] - total[first]) / (last - first)
+    return [float(mean) for mean in means]
+
+
+def _cell(name: str, value: Interval) -> str:
+    if name.endswith("rank"):
+        return f"{number(value.value)} ({number(value.low)} to {number(value.high)})"
+    return share(value)
+
+
+def _rival(labels: Sequence[str], row: ArrayLike, own: int) -> str:
+    others = np.array(row)
+    others[own] = 0
+    return f"{labels[int(others.argmax())]} ({others.max()})" if others.max() else ""
+
+
+def _first_words(caption: str) -> str:
+    return " ".join(caption.split()[:6])
+
+
+def _flattened(tree: Mapping[str, object], above: str = "") -> list[tuple[str, object]]:
+    """Dotted names, as the command line takes them."""
+    rows: list[tuple[str, object]] = []
+    for key, value in tree.items():
+        name = f"{above}{key}"
+        rows += _flattened(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+    return rows

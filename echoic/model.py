@@ -1,0 +1,115 @@
+"""The model: an audio tower and a text tower that meet in one space, built from one description.
+
+    samples -> front end -> encoder -> tokens, clip vector          (audio tower)
+    token ids -> encoder -> tokens, text vector                      (text tower)
+
+The front end is part of the audio tower and of its description, so rate, mel bank and normalisation
+travel with the weights. B clips or texts, T samples, P tokens, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from echoic.audio.frontend import FrontEnd, FrontEndSpec
+from echoic.config import Spec
+from echoic.encoders.slap import SlapEncoder, SlapSpec
+from echoic.encoders.text import HfTextEncoder, HfTextSpec, SmallTextEncoder, SmallTextSpec
+from echoic.types import AudioFeatures, Ragged, TextFeatures
+
+MAX_LOGIT_SCALE = math.log(100)
+
+TextSpec = Annotated[SmallTextSpec | HfTextSpec, Field(discriminator="kind")]
+
+
+class ModelSpec(Spec):
+    """Everything that fixes the function a model computes, its weights apart.
+
+    max_s: the longest stretch of audio heard at once; longer recordings are heard in windows of
+    that length.
+    """
+
+    front_end: FrontEndSpec
+    audio: SlapSpec
+    text: TextSpec
+    embed_dim: int
+    max_s: float = 30.0
+
+
+class AudioTower(nn.Module):
+    """Ragged samples (ΣT,) at `rate_hz` -> AudioFeatures. `augment` changes the frames in training
+    only."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        front = spec.front_end
+        self.rate_hz, self.max_s = front.rate_hz, spec.max_s
+        self.front_end = FrontEnd(front)
+        self.encoder = SlapEncoder(
+            spec.audio,
+            mel_bins=front.mel_bins,
+            frame_s=front.hop_samples / front.rate_hz,
+            embed_dim=spec.embed_dim,
+        )
+
+    def forward(
+        self, audio: Ragged, augment: Callable[[Ragged], Ragged] | None = None
+    ) -> AudioFeatures:
+        frames = self.front_end(audio)
+        return self.encoder(augment(frames) if augment else frames)
+
+    def tokens_in(self, duration_s: float) -> int:
+        """What a clip of that length costs, in tokens."""
+        frames = self.front_end.spec.frames(round(min(duration_s, self.max_s) * self.rate_hz))
+        return self.encoder.columns(frames) * self.encoder.rows
+
+
+class LanguageAudioModel(nn.Module):
+    """Both towers and the scale of their cosine. `forward` gives unit vectors (B, embed_dim) of
+    each."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.audio = AudioTower(spec)
+        self.text = _text_tower(spec)
+        self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+
+    def forward(self, audio: Ragged, text: Ragged) -> tuple[Tensor, Tensor]:
+        heard: AudioFeatures = self.audio(audio)
+        read: TextFeatures = self.text(text)
+        return F.normalize(heard.clip.float(), dim=-1), F.normalize(read.clip.float(), dim=-1)
+
+    def space_id(self) -> str:
+        """Sixteen hex digits that name the space of the vectors: weights, front end and
+        windowing."""
+        digest = hashlib.sha256(
+            json.dumps(self.spec.model_dump(mode="json"), sort_keys=True).encode()
+        )
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _text_tower(spec: ModelSpec) -> nn.Module:
+    if isinstance(spec.text, HfTextSpec):
+        return HfTextEncoder(spec.text, embed_dim=spec.embed_dim)
+    return SmallTextEncoder(spec.text, embed_dim=spec.embed_dim)
+
+
+def build(spec: ModelSpec, *, seed: int) -> LanguageAudioModel:
+    """A freshly initialised model; the same spec and seed give the same weights, and no global RNG
+    moves."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LanguageAudioModel(spec)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from echoic.data.pack import Schedule, plan_epoch
+
+costs_and_budget = st.tuples(
+    st.lists(st.integers(1, 60), min_size=0, max_size=80), st.integers(1, 100)
+)
+
+
+@given(costs_and_budget, st.integers(0, 5), st.integers(1, 6), st.none() | st.integers(1, 7))
+@settings(max_examples=150, deadline=None)
+def test_every_clip_once_within_budget_and_limit(given, epoch, pool, max_clips):
+    costs, budget = given
+    plan = plan_epoch(costs, budget=budget, epoch=epoch, seed=3, pool=pool, max_clips=max_clips)
+    assert sorted(i for batch in plan for i in batch) == list(range(len(costs)))
+    for batch in plan:
+        assert sum(costs[i] for i in batch) <= budget or len(batch) == 1
+        assert len(batch) <= (max_clips or len(batch))
+
+
+@given(
+    st.lists(st.integers(1, 50), min_size=2, max_size=60),
+    st.integers(0, 3),
+    st.integers(1, 4),
+    st.none() | st.integers(2, 5),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_lonely_pair_where_two_of_the_longest_fit(costs, epoch, pool, max_clips):
+    plan = plan_epoch(
+        costs, budget=100, epoch=epoch, seed=1, pool=pool, max_clips=max_clips, min_clips=2
+    )
+    planned = sorted(i for batch in plan for i in batch)
+    assert len(set(planned)) == len(planned)
+    assert len(costs) - len(planned) <= 1
+    for batch in plan:
+        assert 2 <= len(batch) <= (max_clips or len(batch))
+        assert sum(costs[i] for i in batch) <= 100
+
+
+def test_the_clip_that_sits_out_changes():
+    def left_out(epoch: int) -> set[int]:
+        plan = plan_epoch([50] * 7, budget=100, epoch=epoch, seed=0, min_clips=2)
+        return set(range(7)) - {i for batch in plan for i in batch}
+
+    assert all(len(left_out(epoch)) == 1 for epoch in range(10))
+    assert len(set.union(*map(left_out, range(10)))) > 2
+
+
+def test_a_clip_above_the_budget_goes_alone():
+    plan = plan_epoch([5, 200, 5, 5], budget=20, epoch=0, seed=0)
+    assert [1] in plan
+    assert len(plan) == 2
+
+
+def test_shuffled_by_seed_and_epoch():
+    costs = [3, 1, 4, 1, 5, 9, 2, 6] * 20
+
+    def plan(seed: int, epoch: int) -> list[list[int]]:
+        return plan_epoch(costs, budget=40, epoch=epoch, seed=seed)
+
+    assert plan(0, 0) == plan(0, 0)
+    assert plan(0, 0) != plan(0, 1)
+    assert plan(0, 0) != plan(1, 0)
+
+
+@pytest.mark.parametrize("longest_s", [10, 30])
+def test_batches_are_well_filled_and_mix_lengths(longest_s, rng):
+    seconds = np.clip(rng.lognormal(1.7, 0.8, 3000), 0.5, longest_s)
+    costs = [int(s * 25) for s in seconds]
+    budget = 16 * longest_s * 25 // 4
+    plan = plan_epoch(costs, budget=budget, epoch=0, seed=0)
+    assert len(plan) <= 1.02 * sum(costs) / budget + 1
+    means = np.array([np.mean([costs[i] for i in batch]) for batch in plan if len(batch) > 2])
+    # drawn at random, a batch's mean spreads by the clips' own spread over the root of its size
+    size = len(costs) / len(plan)
+    assert means.std() < 2.0 * np.std(costs) / np.sqrt(size)
+
+
+def test_planning_is_quick(rng):
+    costs = rng.integers(10, 750, 50_000).tolist()
+    start = time.perf_counter()
+    plan_epoch(costs, budget=24_000, epoch=0, seed=0)
+    assert time.perf_counter() - start < 3  # measured 0.1 s; this is for an accidental square
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"budget": 0}, {"pool": 0}, {"min_clips": 3}, {"min_clips": 2, "max_clips": 1}]
+)
+def test_settings_that_cannot_hold(wrong):
+    with pytest.raises(ValueError, match=r"must be|below"):
+        plan_epoch([1, 2], **{"budget": 10, "epoch": 0, "seed": 0, **wrong})
+
+
+class TestSchedule:
+    def schedule(self) -> Schedule:
+        return Schedule([(7 * i) % 11 + 1 for i in range(50)], budget=30, seed=4)
+
+    def test_steps_are_the_epochs_laid_end_to_end(self):
+        schedule = self.schedule()
+        steps = [(e, p) for e in range(3) for p in range(len(schedule.plan(e)))]
+        assert schedule.steps_in(3) == len(steps)
+        assert [schedule.locate(t) for t in range(len(steps))] == steps
+
+    def test_known_lengths_spare_planning_the_past(self):
+        before, after = self.schedule(), self.schedule()
+        last = before.steps_in(6) - 1
+        after.lengths = list(before.lengths)
+        assert after.locate(last) == before.locate(last)
+        assert not after._plans
+
+    def test_negative_step(self):
+        with pytest.raises(ValueError, match="negative"):
+            self.schedule().locate(-1)
+
+    def test_no_batch_at_all(self):
+        with pytest.raises(ValueError, match="no batch"):
+            Schedule([50], budget=30, seed=0, min_clips=2).locate(0)

@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tarfile
+from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import soundfile
+
+from echoic.data import shards, tar_index
+from echoic.data.clips import Clip
+from echoic.data.shards import ShardSource, write_shards
+from echoic.data.sources import open_source
+from echoic.types import AudioError, DataError
+
+RATE_HZ = 8000
+
+
+def sound(i: int, seconds: float = 0.1) -> np.ndarray:
+    return np.random.default_rng(i).uniform(-0.9, 0.9, round(seconds * RATE_HZ)).astype(np.float32)
+
+
+def pairs(count: int):
+    for i in range(count):
+        clip = Clip(f"set/clip {i}.wav", (f"caption {i}", "é\u2028"), ("x", "y z"), None)
+        yield clip, sound(i, 0.1 + 0.01 * i)
+
+
+def encoded(audio: np.ndarray, format: str = "WAV", rate_hz: int = RATE_HZ) -> bytes:
+    memory = io.BytesIO()
+    soundfile.write(memory, audio, rate_hz, format=format)
+    return memory.getvalue()
+
+
+def tar_of(path, members: dict[str, bytes]):
+    with tarfile.open(path, "w") as tar:
+        for name, raw in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(raw)
+            tar.addfile(info, io.BytesIO(raw))
+    return path
+
+
+def about(**fields) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def refused(make, *args, **options) -> str:
+    with pytest.raises(DataError) as caught:
+        make(*args, **options)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three shards of 4, 4 and 2 clips."""
+    write_shards(pairs(10), tmp_path / "shards", per_shard=4, rate_hz=RATE_HZ)
+    return tmp_path / "shards"
+
+
+class TestRoundTrip:
+    @pytest.mark.parametrize("format", ["flac", "wav"])
+    def test_audio_captions_tags_and_durations(self, tmp_path, format):
+        write_shards(pairs(10), tmp_path / "x", per_shard=4, rate_hz=RATE_HZ, format=format)
+        source = open_source(tmp_path / "x")
+        assert isinstance(source, ShardSource)
+        assert len(source.clips) == 10
+        for i, clip in enumerate(source.clips):
+            assert clip.key == f"set_clip_{i}"
+            assert clip.captions == (f"caption {i}", "é")
+            assert clip.tags == ("x", "y z")
+            audio = source.read(i, RATE_HZ)
+            assert np.abs(audio - sound(i, 0.1 + 0.01 * i)).max() <= 2**-15
+            assert clip.duration_s == len(audio) / RATE_HZ
+            assert np.array_equal(source.read_window(i, RATE_HZ, 0.05, 0.02), audio[400:560])
+
+    def test_upstreams_form(self, folder):
+        sizes = json.loads((folder / "sizes.json").read_text())
+        assert sizes == {f"shard-{i:06d}.tar": n for i, n in enumerate((4, 4, 2))}
+        with tarfile.open(folder / "shard-000000.tar") as tar:
+            assert tar.getnames()[:2] == ["set_clip_0.flac", "set_clip_0.json"]
+            tree = json.load(tar.extractfile("set_clip_0.json"))
+        assert tree["text"] == ["caption 0", "é\u2028"]
+        assert tree["tag"] == ["x", "y z"]
+        assert tree["original_data"] == {"key": "set/clip 0.wav"}
+
+    def test_summary(self, tmp_path):
+        summary = write_shards(pairs(10), tmp_path / "x", per_shard=4, rate_hz=RATE_HZ)
+        assert (summary.shards, summary.clips, summary.bad) == (3, 10, {})
+        assert summary.audio_s == pytest.approx(sum(0.1 + 0.01 * i for i in range(10)))
+        assert summary.bytes == sum(p.stat().st_size for p in (tmp_path / "x").glob("*.tar"))
+
+    def test_from_a_source_with_other_rate(self, folder, tmp_path):
+        write_shards(open_source(folder), tmp_path / "half", rate_hz=4000)
+        half = open_source(tmp_path / "half" / "shard-000000.tar")
+        assert len(half.clips) == 10
+        assert len(half.read(0, 4000)) == 400
+
+    def test_the_same_bytes_each_time(self, folder, tmp_path):
+        write_shards(pairs(10), tmp_path / "again", per_shard=4, rate_hz=RATE_HZ)
+        for path in folder.glob("*.tar"):
+            assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+    def test_keys_that_would_meet(self, tmp_path):
+        keys = ["a.b", "a/b", "a b.wav", "..", "é" * 300]
+        write_shards(
+            ((Clip(key, ("x",), (), None), sound(0)) for key in keys), tmp_path, rate_hz=RATE_HZ
+        )
+        found = [clip.key for clip in open_source(tmp_path).clips]
+        assert found == ["a_b", "a_b_2", "a_b_3", "clip", "é" * 120]
+
+    def test_threads_read_at_once(self, folder):
+        source = open_source(folder)
+        order = list(range(10)) * 10
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda i: source.read(i, RATE_HZ), order))
+        for i, audio in zip(order, found, strict=True):
+            assert len(audio) == round((0.1 + 0.01 * i) * RATE_HZ)
+
+
+class TestWriting:
+    def test_bad_clips_are_counted_and_named(self, tmp_path, caplog):
+        def some():
+            yield Clip("good", ("x",), (), None), sound(0)
+            yield Clip("quiet", ("x",), (), None), np.zeros(800, np.float32)
+            yield Clip("nan", ("x",), (), None), np.full(800, np.nan, np.float32)
+
+        with caplog.at_level(logging.WARNING):
+            summary = write_shards(some(), tmp_path, rate_hz=RATE_HZ)
+        assert summary.clips == 1
+        assert list(summary.bad) == ["quiet", "nan"]
+        assert "clip quiet left out: silent" in caplog.text
+
+    def test_no_usable_clip(self, tmp_path):
+        mute = [(Clip("quiet", ("x",), (), None), np.zeros(800, np.float32))]
+        assert "no usable clip to write (quiet: silent)" in refused(
+            write_shards, mute, tmp_path, rate_hz=RATE_HZ
+        )
+        assert "no usable clip" in refused(write_shards, [], tmp_path, rate_hz=RATE_HZ)
+
+    def test_no_caption(self, tmp_path):
+        clips = [(Clip("a", (), (), None), sound(0))]
+        assert "clip a has no caption" in refused(write_shards, clips, tmp_path, rate_hz=RATE_HZ)
+
+    def test_nothing_is_overwritten(self, folder):
+        before = {p.name: p.read_bytes() for p in folder.iterdir()}
+        line = refused(write_shards, pairs(1), folder, rate_hz=RATE_HZ)
+        assert "already holds shards; remove it" in line
+        assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+
+    @pytest.mark.parametrize("error", [RuntimeError("bug"), KeyboardInterrupt()])
+    def test_stopped_midway_leaves_whole_shards_alone(self, tmp_path, error):
+        def stopped():
+            yield from pairs(6)
+            raise error
+
+        with pytest.raises(type(error)):
+            write_shards(stopped(), tmp_path, per_shard=4, rate_hz=RATE_HZ)
+        assert [p.name for p in tmp_path.iterdir()] == ["shard-000000.tar"]
+        assert len(open_source(tmp_path).clips) == 4
+        assert "unfinished run" in refused(write_shards, pairs(1), tmp_path, rate_hz=RATE_HZ)
+
+    def test_a_full_disk_is_told_before_it_is_full(self, tmp_path, monkeypatch):
+        usage = namedtuple("usage", "total used free")
+        rooms = iter([10**9] * 9 + [10**6] * 9)
+        monkeypatch.setattr(shards.shutil, "disk_usage", lambda _: usage(0, 0, next(rooms)))
+        line = refused(write_shards, pairs(9), tmp_path, per_shard=4, rate_hz=RATE_HZ)
+        assert f"{tmp_path}: no free disk space; 1 whole shards (4 clips) are written" in line
+        assert [p.name for p in tmp_path.iterdir()] == ["shard-000000.tar"]
+
+    @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+    def test_a_disk_that_is_full_in_truth(self, tmp_path, monkeypatch):
+        tar = tarfile.open
+        monkeypatch.setattr(shards.tarfile, "open", lambda _path, mode: tar("/dev/full", mode))
+        line = refused(write_shards, pairs(3), tmp_path, rate_hz=RATE_HZ)
+        assert "no free disk space; 0 whole shards" in line
+        assert not list(tmp_path.iterdir())
+
+    def test_wrong_places_and_formats(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        assert "folder" in refused(write_shards, pairs(1), tmp_path / "file", rate_hz=RATE_HZ)
+        line = refused(write_shards, pairs(1), tmp_path / "x", rate_hz=RATE_HZ, format="mp3")
+        assert "wanted one of flac, wav" in line
+
+
+class TestReading:
+    def test_what_other_writers_put_in(self, tmp_path):
+        members = {
+            "a.wav": encoded(sound(0)),
+            "a.json": about(text="one string"),
+            "dir/b.c.ogg": encoded(sound(1), "OGG"),
+            "dir/b.c.json": about(text=["two"], tag=["t"], original_data={"x": [1]}),
+            "._a.json": b"\x00\x05\x16\x07",
+            "m.mp3": encoded(sound(2, 0.5), "MP3"),
+            "m.txt": b"three\nfour\n",
+            "class.cls": b"7",
+        }
+        source = ShardSource(tar_of(tmp_path / "other.tar", members))
+        assert [clip.key for clip in source.clips] == ["a", "dir/b.c", "m"]
+        assert [c.captions for c in source.clips] == [("one string",), ("two",), ("three", "four")]
+        assert [c.tags for c in source.clips] == [(), ("t",), ()]
+        assert [c.duration_s for c in source.clips] == pytest.approx([0.1, 0.1, 0.5], abs=0.15)
+        for i in range(3):
+            assert len(source.read(i, RATE_HZ)) >= 800
+
+    def test_tars_in_the_order_of_their_numbers_and_keys_told_apart(self, tmp_path):
+        for i in (10, 9, 1):
+            members = {"0.wav": encoded(sound(i)), "0.json": about(text=[f"from {i}"])}
+            tar_of(tmp_path / f"NAME{i}.tar", members)
+        clips = ShardSource(tmp_path).clips
+        assert [clip.captions[0] for clip in clips] == ["from 1", "from 9", "from 10"]
+        assert [clip.key for clip in clips] == ["NAME1/0", "NAME9/0", "NAME10/0"]
+
+    def test_a_clip_that_cannot_be_decoded_is_named(self, tmp_path):
+        members = {"bad.flac": b"fLaC and no more", "bad.json": about(text="x")}
+        source = ShardSource(tar_of(tmp_path / "t.tar", members))
+        assert source.clips[0].duration_s is None
+        with pytest.raises(AudioError, match=r"t\.tar/bad\.flac"):
+            source.read(0, RATE_HZ)
+
+    def test_a_tar_that_shrinks_or_goes_later(self, folder):
+        source = ShardSource(folder)
+        path = folder / "shard-000002.tar"
+        os.truncate(path, 700)
+        with pytest.raises(AudioError, match=r"shard-000002.tar/set_clip_9.flac: .* shorter"):
+            source.read(9, RATE_HZ)
+        path.unlink()
+        with pytest.raises(AudioError, match=r"cannot be read \(No such file"):
+            source.read(9, RATE_HZ)
+
+
+class TestIndex:
+    def test_is_kept_used_and_made_anew(self, folder, monkeypatch):
+        first = ShardSource(folder)
+        built: list[str] = []
+        build = tar_index._build
+
+        def counted(path, *rest):
+            built.append(path.name)
+            return build(path, *rest)
+
+        monkeypatch.setattr(tar_index, "_build", counted)
+        assert ShardSource(folder).clips == first.clips
+        assert ShardSource(folder)._places == first._places
+        assert not built
+        tar = folder / "shard-000001.tar"
+        tar_of(tar, {"new.wav": encoded(sound(0)), "new.json": about(text="new")})
+        assert len(ShardSource(folder).clips) == 4 + 1 + 2
+        assert built == [tar.name]
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 1}', '{"version": 99}'])
+    def test_a_damaged_one_is_made_anew(self, folder, text):
+        expected = ShardSource(folder).clips
+        (folder / "shard-000000.tar.index.json").write_text(text)
+        assert ShardSource(folder).clips == expected
+
+    def test_a_folder_that_cannot_be_written(self, folder, monkeypatch):
+        def read_only(*_args, **_options):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(tar_index.Path, "write_text", read_only)
+        assert len(ShardSource(folder).clips) == 10
+        assert not list(folder.glob("*.index.json"))
+        assert not list(folder.glob(".*"))
+
+
+class TestDamage:
+    def test_cut_anywhere_it_is_noticed_and_the_whole_clips_stay(self, tmp_path):
+        whole = tar_of(
+            tmp_path / "whole.tar",
+            {
+                name: raw
+                for i in range(3)
+                for name, raw in (
+                    (f"{i}.wav", encoded(sound(i))),
+                    (f"{i}.json", about(text=f"{i}")),
+                )
+            },
+        ).read_bytes()
+        with tarfile.open(tmp_path / "whole.tar") as tar:
+            ends = [info.offset_data + info.size for info in tar][1::2]
+        last_block = -(-ends[-1] // 512) * 512
+        path = tmp_path / "cut" / "cut.tar"
+        path.parent.mkdir()
+        for size in [0, 1, 511, 512, 600, *range(1000, last_block + 1, 331), last_block]:
+            path.write_bytes(whole[:size])
+            line = refused(ShardSource, path.parent)
+            clips = sum(end <= size for end in ends)
+            assert "cut.tar: damaged or cut off (" in line
+            assert f"of {size}); {clips} whole clips before that" in line
+            if clips:
+                assert len(ShardSource(path.parent, missing="skip").clips) == clips
+
+    def test_a_header_broken_in_the_middle(self, folder, caplog):
+        path = folder / "shard-000000.tar"
+        with tarfile.open(path) as tar:
+            third = tar.getmembers()[4].offset
+        raw = bytearray(path.read_bytes())
+        raw[third : third + 100] = bytes(range(100, 200))
+        path.write_bytes(raw)
+        assert f"at byte {third} of" in refused(ShardSource, folder)
+        source = open_source(folder, missing="skip")
+        assert len(source.clips) == 10 - 2
+        lines = [r.getMessage() for r in caplog.records]
+        assert len(lines) == 1
+        assert "2 whole clips before that are used" in lines[0]
+
+    @pytest.mark.parametrize("raw", [b"<html>not found</html>", bytes(range(1, 255)) * 16])
+    def test_what_is_no_tar(self, tmp_path, raw):
+        (tmp_path / "x.tar").write_bytes(raw)
+        assert "x.tar: damaged or cut off" in refused(open_source, tmp_path / "x.tar")
+        assert "no clip" in refused(open_source, tmp_path, missing="skip")
+
+    def test_compressed(self, tmp_path):
+        with tarfile.open(tmp_path / "x.tar", "w:gz"):
+            pass
+        assert "compressed with gzip" in refused(open_source, tmp_path)
+
+    def test_members_without_their_partner(self, tmp_path, caplog):
+        members = {
+            "a.wav": encoded(sound(0)),
+            "a.json": about(text="a"),
+            "b.wav": encoded(sound(1)),
+            "c.json": about(text="c"),
+            "d.wav": encoded(sound(2)),
+            "d.json": about(text=[]),
+            "e.wav": encoded(sound(3)),
+            "e.json": b"{",
+        }
+        path = tar_of(tmp_path / "x.tar", members)
+        line = refused(ShardSource, path)
+        assert "3 of 5 clips have no caption" in line
+        assert "no caption: b.wav, d.wav, e.json: not readable as JSON" in line
+        assert [c.key for c in ShardSource(path, missing="skip").clips] == ["a"]
+        assert "x.tar: 1 of 5 captions have no audio: c.json" in caplog.text
+
+    def test_a_shard_that_sizes_json_lists_and_is_gone(self, folder):
+        (folder / "shard-000001.tar").unlink()
+        line = refused(ShardSource, folder)
+        assert "1 of 3 tars of sizes.json are not there: shard-000001.tar" in line
+        assert len(ShardSource(folder, missing="skip").clips) == 6
+
+    def test_nothing_there(self, tmp_path):
+        assert "no .tar in it" in refused(ShardSource, tmp_path)
+        assert "cannot be read" in refused(ShardSource, tmp_path / "none.tar")
