@@ -13,9 +13,11 @@ labels.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,9 @@ from echoic.types import AudioError, AudioFeatures, EchoicError, Ragged
 
 log = logging.getLogger("echoic.api")
 
-# Tokens of audio in one encoder call: enough to keep two cores busy, little memory.
-BATCH_TOKENS = 4096
+# Tokens of audio in one encoder call: about 40 s, few enough that its layers stay in the cache of a
+# core (a fifth faster than 4096 at the size of nano).
+BATCH_TOKENS = 1024
 BLOCK_S = 10.0
 
 
@@ -84,11 +87,16 @@ class _Heard:
 class EchoicModel:
     """A loaded model, its tokenizer and its card. Inference draws no random number."""
 
-    def __init__(self, content: ModelFile, *, device: str = "cpu") -> None:
+    def __init__(self, content: ModelFile, *, device: str | None = None) -> None:
+        """device: where to move the network (the one given, not a copy); None leaves it where it
+        is."""
         self.network = content.model.eval().to(device)
         self.tokenizer = content.tokenizer
         self.card: dict[str, Any] = content.card
-        self.device = torch.device(device)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.logit_scale.device
 
     @property
     def rate_hz(self) -> int:
@@ -105,8 +113,7 @@ class EchoicModel:
         one."""
         return self.network.space_id()
 
-    # -- audio
-    # ---------------------------------------------------------------------------------------------------
+    # -- audio ------------------------------------------------------------
 
     def embed_audio(
         self,
@@ -166,12 +173,21 @@ class EchoicModel:
         self, item: AudioLike, *, window_s: float, hop_s: float | None = None
     ) -> Iterator[tuple[float, float, Tensor]]:
         """(start_s, stop_s, unit vector (D,)) of each window of one recording, in constant
-        memory."""
-        rate = self.rate_hz
+        memory.
+
+        Raises EchoicError unless 0 < hop_s <= window_s <= max_s of the model.
+        """
+        rate, longest_s = self.rate_hz, self.network.audio.max_s
+        hop_s = window_s if hop_s is None else hop_s
+        if not 0 < hop_s <= window_s <= longest_s:
+            raise EchoicError(
+                f"windows of {window_s:g} s every {hop_s:g} s: this model hears windows of up to "
+                f"{longest_s:g} s, each starting before the last one ends"
+            )
         cuts = stream_windows(
             stream_audio(item, rate_hz=rate, block_s=BLOCK_S),
-            window_samples=round(window_s * rate),
-            hop_samples=round((hop_s or window_s) * rate),
+            window_samples=max(1, round(window_s * rate)),
+            hop_samples=max(1, round(hop_s * rate)),
         )
         for start, window in cuts:
             yield start / rate, (start + len(window)) / rate, self._clip_vectors([window])[0]
@@ -190,9 +206,9 @@ class EchoicModel:
         its error."""
         length = round(self.network.audio.max_s * self.rate_hz)
         for index, item in enumerate(_as_items(items)):
-            silent = True
+            silent, name = True, _name(index, item)
             try:
-                blocks = stream_audio(item, rate_hz=self.rate_hz, block_s=BLOCK_S)
+                blocks = stream_audio(item, rate_hz=self.rate_hz, block_s=BLOCK_S, name=name)
                 for start, window in stream_windows(
                     blocks, window_samples=length, hop_samples=length
                 ):
@@ -202,7 +218,6 @@ class EchoicModel:
                 yield index, 0, error
             else:
                 if silent:
-                    name = item if isinstance(item, (str, Path)) else f"item {index}"
                     log.warning("%s: silent; its vector says nothing", name)
                 yield index, 0, None
 
@@ -228,8 +243,7 @@ class EchoicModel:
         for index in [i for i in heard if i != unfinished]:
             yield index, heard.pop(index).pooled()
 
-    # -- text
-    # ----------------------------------------------------------------------------------------------------
+    # -- text ------------------------------------------------------------
 
     def embed_text(self, texts: str | Sequence[str]) -> Tensor:
         """One text or many -> (B, D) float32 unit vectors on the CPU."""
@@ -243,45 +257,50 @@ class EchoicModel:
     def embed_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ready token ids (B, L) with mask (B, L), 1 where a token stands -> (B, D) unit
         vectors."""
-        return self._text_vectors(
-            [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True)]
-        )
+        rows = [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True)]
+        if empty := [i for i, row in enumerate(rows) if not row]:
+            raise EchoicError(f"embed_tokens: row {empty[0]} has no token")
+        return self._text_vectors(rows) if rows else torch.zeros(0, self.embed_dim)
 
     @torch.inference_mode()
     def _text_vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
         ragged = Ragged.from_rows([torch.tensor(row, dtype=torch.int64) for row in ids])
         return F.normalize(self.network.text(ragged.to(self.device)).clip.float(), dim=-1).cpu()
 
-    # -- both
-    # ----------------------------------------------------------------------------------------------------
+    # -- both ------------------------------------------------------------
 
     def embed_labels(
-        self, labels: Sequence[str], templates: str | Sequence[str] = LAION_TEMPLATE
+        self, labels: str | Sequence[str], templates: str | Sequence[str] = LAION_TEMPLATE
     ) -> Tensor:
-        """(C, D): for each label, the mean direction of its prompts."""
-        return torch.from_numpy(class_vectors(self.embed_text, labels, templates)).float()
+        """(C, D): for each label, the mean direction of its prompts.
+
+        Raises EchoicError where there is no label, an empty one, or a template without {label}.
+        """
+        return torch.from_numpy(class_vectors(self.embed_text, _named(labels), templates)).float()
 
     def classify(
         self,
         items: AudioLike | Iterable[AudioLike],
-        labels: Sequence[str],
+        labels: str | Sequence[str],
         *,
         templates: str | Sequence[str] = LAION_TEMPLATE,
     ) -> LabelScores:
         """Zero-shot classification: how well each label, put into each template, fits each item."""
-        if not labels:
-            raise EchoicError("classify: no labels given")
-        return self.score_labels(self.embed_audio(items), labels, templates=templates)
+        classes = self.embed_labels(labels, templates)  # first: a wrong label costs no listening
+        return self._scores(self.embed_audio(items), _named(labels), classes)
 
     def score_labels(
         self,
         vectors: Tensor,
-        labels: Sequence[str],
+        labels: str | Sequence[str],
         *,
         templates: str | Sequence[str] = LAION_TEMPLATE,
     ) -> LabelScores:
         """`classify` of sounds that are already embedded (B, D)."""
-        cosines = vectors @ self.embed_labels(labels, templates).T
+        return self._scores(vectors, _named(labels), self.embed_labels(labels, templates))
+
+    def _scores(self, vectors: Tensor, labels: list[str], classes: Tensor) -> LabelScores:
+        cosines = vectors @ classes.T
         scale = self.network.logit_scale.detach().exp().cpu()
         return LabelScores(tuple(labels), cosines, (scale * cosines).softmax(dim=1))
 
@@ -293,8 +312,27 @@ class EchoicModel:
 
 
 def _as_items(items: Any) -> Iterable[AudioLike]:
-    """Many items, or one alone. A tuple is one item: (array, rate_hz)."""
-    single = (str, Path, bytes, bytearray, memoryview, np.ndarray, Tensor, tuple)
-    if isinstance(items, single) or hasattr(items, "read"):
-        return [items]
-    return items
+    """Many items, or one alone. A pair that ends in a number is one: (array, rate_hz)."""
+    single = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor)
+    pair = isinstance(items, tuple) and len(items) == 2 and isinstance(items[1], Real)
+    one = pair or isinstance(items, single) or hasattr(items, "read")
+    return items if isinstance(items, Iterable) and not one else [items]
+
+
+def _name(index: int, item: object) -> str:
+    """What errors call an item: its path, or its place."""
+    if isinstance(item, (str, os.PathLike)):
+        return os.fsdecode(item)
+    named = getattr(item, "name", None)
+    return named if isinstance(named, str) else f"item {index}"
+
+
+def _named(labels: str | Sequence[str]) -> list[str]:
+    """One label or several, none empty. Raises EchoicError."""
+    several = [labels] if isinstance(labels, str) else list(labels)
+    if not several:
+        raise EchoicError("no labels given")
+    for i, label in enumerate(several):
+        if not label.strip():
+            raise EchoicError(f"label {i} is empty")
+    return several

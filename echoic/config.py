@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from echoic.types import ConfigError
 
@@ -33,7 +35,7 @@ class Spec(BaseModel):
             path, equals, text = assignment.partition("=")
             if not equals:
                 raise ConfigError(f"{assignment!r}: an override reads key.sub=value")
-            _assign(tree, path.strip(), yaml.safe_load(text) if text else "")
+            _assign(tree, path.strip(), _value(assignment, text))
         return self.parse(tree, where="override")
 
     @classmethod
@@ -43,29 +45,76 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            found = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'value'}: {e['msg'].lower()}"
-                for e in error.errors()
-            )
+            found = "; ".join(_mistake(tree, each) for each in error.errors())
             raise ConfigError(f"{where}: {found}") from None
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
         try:
-            tree = yaml.safe_load(path.read_text("utf-8"))
+            tree = _read_yaml(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(
-                f"{path}: cannot be read as YAML ({error})".replace("\n", " ")
-            ) from None
+            raise ConfigError(f"{path}: cannot be read as YAML ({_one_line(error)})") from None
         return cls.parse(tree, where=str(path))
 
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any value does."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write numbers: 1e-4 is one, as in YAML 1.2; PyYAML's 1.1 reads a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
+    list("-+.0123456789"),
+)
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _value(assignment: str, text: str) -> Any:
+    try:
+        return _read_yaml(text) if text else ""
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"{assignment!r}: its value is not YAML ({getattr(error, 'problem', error)})"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _mistake(tree: Any, error: ErrorDetails) -> str:
+    """`optim.lr: input should be greater than or equal to 0, not -1`."""
+    path, node = [], tree
+    for depth, part in enumerate(error["loc"], start=1):
+        inside = _has(node, part)
+        # pydantic also names the member of a union that it tried, which is no part of the path
+        if inside or (error["type"] == "missing" and depth == len(error["loc"])):
+            path.append(str(part))
+        node = node[part] if inside else node
+    message = error["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if error["type"] == "extra_forbidden":
+        message = "no such key"
+    elif isinstance(error["input"], str | int | float):
+        message += f", not {error['input']!r}"
+    return f"{'.'.join(path) or 'value'}: {message}"
+
+
+def _has(node: Any, part: int | str) -> bool:
+    if isinstance(node, Mapping):
+        return part in node
+    return isinstance(node, list | tuple) and isinstance(part, int) and part < len(node)
 
 
 def _assign(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -90,5 +139,6 @@ def _unknown(node: Any, path: str, depth: int) -> str:
     if not isinstance(node, dict):
         return f"override {path}: {above or 'the configuration'} has no part {parts[depth]!r}"
     close = difflib.get_close_matches(parts[depth], node, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(str, node))}"
+    known = ", ".join(map(str, node)) or "nothing"
+    hint = f"did you mean {close[0]!r}?" if close else f"it has {known}"
     return f"override {path}: {above or 'the configuration'} has no {parts[depth]!r}; {hint}"

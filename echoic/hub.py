@@ -7,37 +7,46 @@ Nothing reaches the network unless the user names something to fetch.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from echoic.convert.native import FILE_NAME
 from echoic.types import CheckpointError
+
+# owner/name and an optional @revision, in the Hub's own letters
+_HUB_NAME = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
 
 
 def find_model(path_or_name: str | Path, *, sha256: str | None = None) -> Path:
     """The local file of a model: a path as it is, `owner/name` or `owner/name@revision` from the
     Hub.
 
+    Only a str can name the Hub, and only where nothing here has that name; a Path never does.
     sha256: refuse a file with another digest. Raises CheckpointError.
     """
     path = Path(path_or_name)
     if path.exists():
         file = path / FILE_NAME if path.is_dir() else path
-    elif looks_like_hub_name(str(path_or_name)):
-        file = _download(str(path_or_name))
+    elif isinstance(path_or_name, str) and looks_like_hub_name(path_or_name):
+        file = _download(path_or_name)
     else:
         raise CheckpointError(
             f"{path_or_name}: no such file or folder (a model on the Hub is named owner/name)"
         )
+    if not file.is_file():
+        raise CheckpointError(f"{file}: no such model file")
     if sha256 is not None:
         _check_digest(file, sha256)
     return file
 
 
 def looks_like_hub_name(name: str) -> bool:
-    """owner/name with an optional @revision, and nothing that only a path has."""
-    repo = name.partition("@")[0]
-    parts = repo.split("/")
-    return len(parts) == 2 and all(parts) and not repo.startswith((".", "~")) and "\\" not in repo
+    """owner/name with an optional @revision; not a file's name, nor one in a folder that is
+    here."""
+    match = _HUB_NAME.fullmatch(name)
+    if match is None or match["name"].endswith(Path(FILE_NAME).suffix):
+        return False
+    return not Path(match["owner"]).is_dir()
 
 
 def _download(name: str) -> Path:
@@ -48,7 +57,7 @@ def _download(name: str) -> Path:
     try:
         return Path(hf_hub_download(repo, FILE_NAME, revision=revision or None))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        why = str(error).strip().splitlines()[0]
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{name}: no such file or folder here, and the Hub did not give it ({why})"
         ) from None

@@ -13,11 +13,11 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from echoic.audio.frontend import FrontEnd, FrontEndSpec
@@ -41,13 +41,30 @@ class ModelSpec(Spec):
     front_end: FrontEndSpec
     audio: SlapSpec
     text: TextSpec
-    embed_dim: int
-    max_s: float = 30.0
+    embed_dim: Annotated[int, Field(ge=1)]
+    max_s: Annotated[float, Field(gt=0)] = 30.0
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        audio, text, bins = self.audio, self.text, self.front_end.mel_bins
+        if bins % audio.patch_bins:
+            raise ValueError(f"{bins} mel bins are not whole patches of {audio.patch_bins} bins")
+        _check_heads("audio", audio.width, audio.heads, rotary_axes=2)
+        if isinstance(text, SmallTextSpec):
+            _check_heads("text", text.width, text.heads, rotary_axes=1)
+        return self
+
+
+def _check_heads(tower: str, width: int, heads: int, rotary_axes: int) -> None:
+    """Heads share the width, and each turns its channels in pairs, so many per axis."""
+    unit = 2 * rotary_axes
+    if min(width, heads) < 1 or width % heads or width // heads % unit:
+        raise ValueError(f"{tower}.width {width} is not {heads} heads of a multiple of {unit}")
 
 
 class AudioTower(nn.Module):
-    """Ragged samples (ΣT,) at `rate_hz` -> AudioFeatures. `augment` changes the frames in training
-    only."""
+    """Ragged samples (ΣT,) at `rate_hz` -> AudioFeatures. augment: a change of the frames, for
+    training."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -90,14 +107,18 @@ class LanguageAudioModel(nn.Module):
         return F.normalize(heard.clip.float(), dim=-1), F.normalize(read.clip.float(), dim=-1)
 
     def space_id(self) -> str:
-        """Sixteen hex digits that name the space of the vectors: weights, front end and
-        windowing."""
+        """Sixteen hex digits that name the space of the vectors: weights, front end and windowing.
+
+        The same wherever and in whatever wider type the weights are held.
+        """
         digest = hashlib.sha256(
             json.dumps(self.spec.model_dump(mode="json"), sort_keys=True).encode()
         )
         for name, tensor in sorted(self.state_dict().items()):
+            values = tensor.detach().cpu().reshape(-1)
+            values = values.float() if values.is_floating_point() else values
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(values.numpy())
         return digest.hexdigest()[:16]
 
 
@@ -111,5 +132,5 @@ def build(spec: ModelSpec, *, seed: int) -> LanguageAudioModel:
     """A freshly initialised model; the same spec and seed give the same weights, and no global RNG
     moves."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would also move the GPUs'
         return LanguageAudioModel(spec)

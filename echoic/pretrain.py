@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from echoic.api import EchoicModel
 from echoic.convert.check import CARD_KEY, self_test
 from echoic.convert.native import FILE_NAME, ModelFile, load_strictly, save_model
-from echoic.data.clips import Source, check_audio
+from echoic.data.clips import Source, check_audio, read_window
 from echoic.data.loader import Loader
-from echoic.encoders.text import HfTextSpec, SmallTextSpec, published_text
+from echoic.encoders.text import HfTextEncoder, HfTextSpec, SmallTextSpec, published_text
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.retrieval import retrieval_metrics
 from echoic.model import LanguageAudioModel, ModelSpec, build
@@ -38,7 +38,8 @@ from echoic.types import AudioError, ConfigError, DataError
 
 log = logging.getLogger("echoic.pretrain")
 
-# Evaluations inside a training hear at most this many clips; `echoic eval` hears them all.
+# Evaluations inside a training hear at most this many clips, and of each what the model hears at
+# once, as they are kept in memory; `echoic eval` hears them all, in full.
 VALID_CLIPS = 300
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -77,7 +78,8 @@ def pretrain(
     if console is not None:
         console.print(_told(model, start.spec), markup=False, highlight=False, soft_wrap=True)
     if start.text_weights is not None:
-        load_strictly(model.text.encoder, start.text_weights, str(recipe.model.text))
+        assert isinstance(model.text, HfTextEncoder)
+        load_strictly(model.text.encoder, start.text_weights, start.text_name)
     task = make_task(resolved, model)
     result = train(
         task,
@@ -138,7 +140,12 @@ def make_loader(
 
 def retrieval_on(valid: Source, tokenizer: TextTokenizer) -> Evaluate:
     """An evaluation for the training loop: retrieval both ways on the first clips of `valid`, heard
-    once."""
+    once.
+
+    Raises DataError on a source without clips.
+    """
+    if not valid.clips:
+        raise DataError("the held-out data has no clips")
     chosen = range(min(VALID_CLIPS, len(valid.clips)))
     heard: dict[int, np.ndarray] = {}
 
@@ -147,7 +154,7 @@ def retrieval_on(valid: Source, tokenizer: TextTokenizer) -> Evaluate:
         assert isinstance(task.model, LanguageAudioModel)
         listener = EchoicModel(ModelFile(task.model, tokenizer))
         if not heard:
-            heard.update(hear(valid, chosen, listener.rate_hz))
+            heard.update(hear(valid, chosen, listener.rate_hz, task.model.audio.max_s))
         captions = [valid.clips[i].captions for i in heard]
         audio = listener.embed_audio(heard.values())
         text = listener.embed_text([caption for row in captions for caption in row])
@@ -158,9 +165,11 @@ def retrieval_on(valid: Source, tokenizer: TextTokenizer) -> Evaluate:
     return evaluate
 
 
-def hear(source: Source, chosen: Sequence[int], rate_hz: int) -> dict[int, np.ndarray]:
-    """The samples of some clips by index; one that cannot be heard is named in the log and left
-    out.
+def hear(
+    source: Source, chosen: Sequence[int], rate_hz: int, longest_s: float
+) -> dict[int, np.ndarray]:
+    """The first `longest_s` of some clips by index: (T,) each; one that cannot be heard is named in
+    the log and left out.
 
     Raises DataError where none is left.
     """
@@ -168,7 +177,7 @@ def hear(source: Source, chosen: Sequence[int], rate_hz: int) -> dict[int, np.nd
     for i in chosen:
         key = source.clips[i].key
         try:
-            wave = source.read(i, rate_hz)
+            wave = read_window(source, i, rate_hz, 0.0, longest_s)
             check_audio(key, wave)
         except AudioError as error:
             log.warning("held-out clip %s left out: %s", key, error.reason)
@@ -187,6 +196,7 @@ class _Start:
     spec: ModelSpec
     tokenizer: TextTokenizer
     text_weights: dict[str, Tensor] | None = None
+    text_name: str = ""
 
 
 def _start(spec: ModelSpec, source: Source, tokenizer_file: Path, *, fresh: bool) -> _Start:
@@ -196,7 +206,7 @@ def _start(spec: ModelSpec, source: Source, tokenizer_file: Path, *, fresh: bool
             raise ConfigError("model.text.name: a training needs the encoder's folder or Hub name")
         published = published_text(text)
         filled = spec.model_copy(update={"text": published.spec})
-        return _Start(filled, published.tokenizer, published.weights)
+        return _Start(filled, published.tokenizer, published.weights, f"text.name {text.name}")
     tokenizer = _own_tokenizer(text, source, tokenizer_file, fresh=fresh)
     text = text.model_copy(update={"vocab": tokenizer.vocab})
     return _Start(spec.model_copy(update={"text": text}), tokenizer)

@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)  # xdist runs one worker per core; results must not hang on who else runs
+settings.register_profile("echoic", deadline=None)  # a busy machine is slow, not wrong
+settings.load_profile("echoic")
 
 
 def _shared_folder() -> Path:

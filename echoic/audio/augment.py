@@ -13,22 +13,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from echoic.config import Spec
 from echoic.types import Ragged
+
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class WaveAugment(Spec):
     """speed: largest change of tempo and pitch together, as a share (0.1: 10 %). gain_db: largest
     change of level. shift_s: most silence put before the clip."""
 
-    speed: float = 0.0
-    gain_db: float = 0.0
-    shift_s: float = 0.0
+    speed: Amount = 0.0
+    gain_db: Amount = 0.0
+    shift_s: Amount = 0.0
 
     def __call__(self, wave: np.ndarray, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
         """(T,) float32 -> (T',) float32."""
@@ -50,11 +55,11 @@ class FrameAugment(Spec):
     warp: largest stretch of the mel axis, as a share; eq: largest change by the equaliser, in units
     of the normalised frames."""
 
-    stripes: int = 2
-    time_share: float = 0.0
-    freq_bins: int = 0
-    warp: float = 0.0
-    eq: float = 0.0
+    stripes: Annotated[int, Field(ge=0)] = 2
+    time_share: Share = 0.0
+    freq_bins: Annotated[int, Field(ge=0)] = 0
+    warp: Amount = 0.0
+    eq: Amount = 0.0
 
     def seeded(self, seed: int) -> SeededFrameAugment:
         """The same change with its draws fixed: a function of frames that `AudioTower` takes."""
@@ -68,15 +73,19 @@ class SeededFrameAugment:
 
     def __call__(self, frames: Ragged) -> Ragged:
         """Normalised log-mel frames (ΣN, F) -> the same shape; stripes are set to 0, the mean."""
+        spec, values = self.spec, frames.values
+        clips, bins, device = len(frames), values.shape[1], values.device
+        # drawn on the CPU, so that every device sees the same; as many draws whatever the lengths
         draw = torch.Generator().manual_seed(self.seed)
         lengths = torch.tensor(frames.lengths)
-        clip = torch.repeat_interleave(torch.arange(len(frames)), lengths)
-        values = frames.values
-        if self.spec.warp:
-            values = _warp_mel(values, clip, _uniform(len(frames), draw) * self.spec.warp)
-        if self.spec.eq:
-            values = values + _equaliser(len(frames), values.shape[1], self.spec.eq, draw)[clip]
-        values = values.masked_fill(self._stripes(lengths, clip, values.shape[1], draw), 0.0)
+        clip = torch.repeat_interleave(torch.arange(clips), lengths)
+        if spec.warp:
+            stretch = _uniform(clips, draw) * spec.warp
+            values = _warp_mel(values, clip.to(device), stretch.to(device))
+        if spec.eq:
+            values = values + _equaliser(clips, bins, spec.eq, draw).to(device)[clip.to(device)]
+        if spec.stripes and (spec.time_share or spec.freq_bins):
+            values = values.masked_fill(self._stripes(lengths, clip, bins, draw).to(device), 0.0)
         return Ragged(values, frames.offsets)
 
     def _stripes(self, lengths: Tensor, clip: Tensor, bins: int, draw: torch.Generator) -> Tensor:
@@ -88,7 +97,7 @@ class SeededFrameAugment:
             time |= _inside(step[:, None], lengths * self.spec.time_share, lengths, draw, clip)[
                 :, 0
             ]
-            widest = torch.full_like(lengths, self.spec.freq_bins)
+            widest = torch.full_like(lengths, min(self.spec.freq_bins, bins))
             freq |= _inside(torch.arange(bins)[None], widest, torch.full_like(lengths, bins), draw)
         return time[:, None] | freq[clip]
 
@@ -109,7 +118,8 @@ def _inside(
 def _warp_mel(values: Tensor, clip: Tensor, stretch: Tensor) -> Tensor:
     """Read mel bin f at f * exp(stretch of the clip), linearly interpolated, held at the top."""
     bins = values.shape[1]
-    at = (torch.arange(bins) * stretch[:, None].exp()).clamp(max=bins - 1)  # (B, F)
+    own = torch.arange(bins, device=values.device)
+    at = (own * stretch[:, None].exp()).clamp(max=bins - 1)  # (B, F)
     low = at.floor().long()
     share = (at - low)[clip]
     below = values.gather(1, low[clip])

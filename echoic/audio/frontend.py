@@ -79,8 +79,8 @@ def m2d(rate_hz: int = 16_000) -> FrontEndSpec:
         raise ValueError(f"M2D models hear at 16000 or 32000 Hz, not {rate_hz}")
     return FrontEndSpec(
         rate_hz=rate_hz, n_fft=rate_hz // 40, win_samples=rate_hz // 40, hop_samples=rate_hz // 100,
-        mel_bins=80, fmin_hz=50, fmax_hz=rate_hz / 2, mel_scale="slaney", mel_norm="slaney", log="ln",
-        floor=torch.finfo(torch.float32).eps, mean=-7.1, std=4.2,
+        mel_bins=80, fmin_hz=50, fmax_hz=rate_hz / 2, mel_scale="slaney", mel_norm="slaney",
+        log="ln", floor=torch.finfo(torch.float32).eps, mean=-7.1, std=4.2,
     )  # fmt: skip
 
 
@@ -119,10 +119,12 @@ class FrontEnd(nn.Module):
 
     @torch.no_grad()
     def forward(self, audio: Ragged) -> Ragged:
-        laid, picked = self._lay_out(audio)
-        frames = laid.unfold(0, self.spec.n_fft, self.spec.hop_samples) * self.window
-        power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
-        logmel = self._log(power @ self.mel)
+        # A log-mel in half precision is not the one that the model knows: no autocast in here.
+        with torch.autocast(audio.values.device.type, enabled=False):
+            laid, picked = self._lay_out(audio)
+            frames = laid.unfold(0, self.spec.n_fft, self.spec.hop_samples) * self.window
+            power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
+            logmel = self._log(power @ self.mel)
         lengths = [self.spec.frames(n) for n in audio.lengths]
         return Ragged.from_lengths((logmel[picked] - self.spec.mean) / self.spec.std, lengths)
 

@@ -1,7 +1,8 @@
-"""The command line: `echoic COMMAND`. One module per group of commands; heavy imports happen inside the commands.
+"""The command line: `echoic COMMAND`. One module per group of commands; heavy imports happen inside
+the commands.
 
-What a user did wrong is one line `error: ...` on stderr and exit code 2, Ctrl-C is 130, an error of echoic's own keeps
-its traceback. Results go to stdout, everything else to stderr.
+What a user did wrong is one line `error: ...` on stderr and exit code 2, Ctrl-C is 130, an error of
+echoic's own keeps its traceback. Results go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import echoic
 from echoic.cli import data, demo, measure, train, use
 
 _USER, _CTRL_C, _PIPE = 2, 130, 1
-# click's exceptions, which typer carries itself since 0.26
-_UsageError, _ClickException = typer.BadParameter.__mro__[1:3]
+# click's own, or those of the copy that newer typers carry: BadParameter < UsageError < this
+_ClickException: type[Exception] = typer.BadParameter.__mro__[2]
 _ENVIRONMENT = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO,
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
@@ -29,12 +30,14 @@ _ENVIRONMENT = (
 app = typer.Typer(
     name="echoic",
     help="Pretrain, evaluate and use language-audio models.\n\n"
-    "Start with [bold]echoic demo[/bold]: in some minutes it trains a small model on sounds that it makes itself.",
-    rich_markup_mode="rich",
+    "Start with **echoic demo**: in some minutes it trains a small model on sounds "
+    "that it makes itself.",
+    rich_markup_mode="markdown",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Results go to stdout, messages to stderr. Exit codes: 0 done, 2 wrong or partly unusable input, 130 Ctrl-C.",
+    epilog="Results go to stdout, messages to stderr. "
+    "Exit codes: 0 done, 2 wrong or partly unusable input, 130 Ctrl-C.",
 )
 demo.add_to(app)
 train.add_to(app)
@@ -61,12 +64,16 @@ def _echoic(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Threads that wait by spinning take the cores from whatever else runs: beside one busy process
+    # a training step was 2 to 12 times slower. Read once, when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     with _warnings_on_stderr():
         try:
             code = app(args=arguments or ["--help"], prog_name="echoic", standalone_mode=False)
+            sys.stdout.flush()  # so that a reader who has gone is met here
         except (KeyboardInterrupt, typer.Abort):
             code = _CTRL_C
         except _ClickException as error:

@@ -1,4 +1,6 @@
-"""What the commands share: options, where a model comes from, how data is opened, how results are told."""
+"""What the commands share: options, where a model comes from, how data is opened, how results are
+told.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,9 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from enum import Enum
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,13 +34,20 @@ _FILE_WIDTH = 160  # of tables that go into a file or a pipe
 
 
 def wrong(line: str) -> EchoicError:
-    """What to raise for something that the user can mend; imports echoic.types (and torch) only then."""
+    """What to raise for something that the user can mend; imports echoic.types (and torch) only
+    then.
+    """
     from echoic.types import EchoicError
 
     return EchoicError(line)
 
 
-class Missing(str, Enum):
+_MODEL_HELP = (
+    "A model file, a run's folder, or owner/name on the Hub. Default: runs/demo's, if it is there."
+)
+
+
+class Missing(StrEnum):
     error = "error"
     skip = "skip"
 
@@ -45,27 +55,42 @@ class Missing(str, Enum):
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", envvar="ECHOIC_MODEL", show_default=False, metavar="MODEL",
-        help="A model file, a run's folder, or owner/name on the Hub. Default: runs/demo's, if it is there.",
+        "--model",
+        "-m",
+        envvar="ECHOIC_MODEL",
+        show_default=False,
+        metavar="MODEL",
+        help=_MODEL_HELP,
     ),
-]  # fmt: skip
+]
 ModelArgument = Annotated[
     str | None,
     typer.Argument(
-        envvar="ECHOIC_MODEL", show_default=False, metavar="[MODEL]",
-        help="A model file, a run's folder, or owner/name on the Hub. Default: runs/demo's, if it is there.",
+        envvar="ECHOIC_MODEL",
+        show_default=False,
+        metavar="MODEL",
+        help=_MODEL_HELP,
     ),
-]  # fmt: skip
+]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes that render.", show_default="one per core", rich_help_panel="Machine"
+    ),
+]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON document on stdout instead of a table.")
 ]
 CpuThreads = Annotated[
     int | None,
     typer.Option(
-        "--cpu-threads", min=1, show_default="all", help="Threads that compute.",
+        "--cpu-threads",
+        min=1,
+        show_default="all",
+        help="Threads that compute.",
         rich_help_panel="Machine",
     ),
-]  # fmt: skip
+]
 
 _TABLE_PANEL = "Columns and files of a table"
 AudioDir = Annotated[
@@ -87,14 +112,15 @@ TagColumn = Annotated[
 MissingOption = Annotated[
     Missing,
     typer.Option(
-        "--missing", help="What a row without its file or caption is: an error, or left out.",
+        "--missing",
+        help="What a row without its file or caption is: an error, or left out.",
         rich_help_panel=_TABLE_PANEL,
     ),
-]  # fmt: skip
+]
 
 
 def use_cpu(threads: int | None) -> int:
-    """Let torch compute with that many threads, by default with all there are; returns the number."""
+    """Let torch compute with that many threads, by default with all; returns the number."""
     import torch
 
     count = threads or available_cpus()
@@ -121,24 +147,39 @@ def open_model(named: str | None) -> tuple[EchoicModel, Path]:
     return load(file), file
 
 
-def open_data(
-    path: Path,
-    audio_dir: Path | None,
-    file_column: str | None,
-    caption_column: Sequence[str] | None,
-    tag_column: str | None,
-    missing: Missing,
-) -> Source:
-    from echoic.data.sources import open_source
+@dataclass(frozen=True)
+class TableOptions:
+    """How a person's table is to be read, as given on the command line."""
 
-    return open_source(
-        path,
-        audio_dir=audio_dir,
-        file_column=file_column,
-        caption_column=caption_column or None,
-        tag_column=tag_column,
-        missing=missing.value,
-    )
+    audio_dir: Path | None
+    file_column: str | None
+    caption_column: Sequence[str] | None
+    tag_column: str | None
+    missing: Missing = Missing.error
+
+    def open(self, path: Path) -> Source:
+        """Open any form of data. Raises DataError."""
+        from echoic.data.sources import open_source
+
+        return open_source(
+            path,
+            audio_dir=self.audio_dir,
+            file_column=self.file_column,
+            caption_column=self.caption_column or None,
+            tag_column=self.tag_column,
+            missing=self.missing.value,
+        )
+
+    def words(self) -> list[str]:
+        """The options as one would type them."""
+        given: list[tuple[str, object]] = [
+            ("--audio-dir", self.audio_dir),
+            ("--file-column", self.file_column),
+            *(("--caption-column", name) for name in self.caption_column or ()),
+            ("--tag-column", self.tag_column),
+            ("--missing", None if self.missing is Missing.error else self.missing.value),
+        ]
+        return [word for name, value in given if value is not None for word in (name, str(value))]
 
 
 def messages() -> Console:
@@ -167,9 +208,7 @@ def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
-        table.add_column(
-            name, justify="right" if name in right else "left", overflow="fold"
-        )
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
     return table
 
 
@@ -180,7 +219,9 @@ def emit(document: Any) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which becomes `path` when all went well. Raises EchoicError naming `path`."""
+    """A path beside `path` to write to, which becomes `path` when all went well. Raises EchoicError
+    naming `path`.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,7 +230,8 @@ def writing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise wrong(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def typed(*words: object) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from enum import Enum
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +17,11 @@ from echoic.cli.common import (
     JsonOption,
     Missing,
     MissingOption,
+    Processes,
+    TableOptions,
     TagColumn,
     available_cpus,
     emit,
-    open_data,
     say,
     wrong,
 )
@@ -33,14 +35,14 @@ _CHECK_RATE_HZ = 16_000
 _SHARD_RATE_HZ = 48_000
 
 
-class Split(str, Enum):
+class Split(StrEnum):
     train = "train"
     valid = "valid"
     test = "test"
 
 
 def add_to(app: typer.Typer) -> None:
-    group = typer.Typer(help="Make, pack and examine captioned sound.", rich_markup_mode="rich")
+    group = typer.Typer(help="Make, pack and examine captioned sound.", rich_markup_mode="markdown")
     example = "Example: echoic data synth corpus/train --clips 2000"
     group.command(epilog=example)(synth)
     group.command(epilog="Example: echoic data shards my.csv shards/ --rate 16000")(shards)
@@ -51,16 +53,20 @@ def add_to(app: typer.Typer) -> None:
 def synth(
     out: Annotated[Path, typer.Argument(help="A new folder for the shards.", show_default=False)],
     clips: Annotated[int, typer.Option(min=1, help="How many scenes.", show_default=False)],
-    split: Annotated[Split, typer.Option(help="What valid and test hold is not in train.")] = Split.train,
+    split: Annotated[
+        Split, typer.Option(help="What valid and test hold is not in train.")
+    ] = Split.train,
     seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
-    max_s: Annotated[float, typer.Option(min=2.0, max=30.0, help="Longest scene in seconds.")] = 10.0,
+    max_s: Annotated[
+        float, typer.Option(min=2.0, max=30.0, help="Longest scene in seconds.")
+    ] = 10.0,
     rate: Annotated[int, typer.Option(min=8000, max=48_000, help="Sample rate in Hz.")] = 16_000,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes that render.", show_default="one per core")
-    ] = None,
+    processes: Processes = None,
     as_json: JsonOption = False,
-) -> None:  # fmt: skip
-    """Generate scenes of the embedded corpus: 60 sound classes, captions, tags; the same for the same seed."""
+) -> None:
+    """Generate scenes of the embedded corpus: 60 sound classes, captions, tags; the same for the
+    same seed.
+    """
     from echoic.data.shards import write_shards
     from echoic.data.synth.corpus import clip_of, draw_scenes, render_all
 
@@ -72,11 +78,17 @@ def synth(
 
 def shards(
     source: Annotated[
-        Path, typer.Argument(help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="A new folder for the shards.", show_default=False)],
     rate: Annotated[
-        int, typer.Option(min=8000, max=192_000, help="Sample rate in Hz; less is smaller and faster to read.")
+        int,
+        typer.Option(
+            min=8000, max=192_000, help="Sample rate in Hz; less is smaller and faster to read."
+        ),
     ] = _SHARD_RATE_HZ,
     per_shard: Annotated[int, typer.Option(min=1, help="Clips in one .tar.")] = 512,
     as_json: JsonOption = False,
@@ -85,17 +97,20 @@ def shards(
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
     missing: MissingOption = Missing.error,
-) -> None:  # fmt: skip
+) -> None:
     """Pack clips and captions into WebDataset shards (.flac + .json in .tar), mono, 16 bits."""
     from echoic.data.shards import write_shards
 
-    opened = open_data(source, audio_dir, file_column, caption_column, tag_column, missing)
-    _written(write_shards(opened, out, rate_hz=rate, per_shard=per_shard), as_json)
+    table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
+    _written(write_shards(table.open(source), out, rate_hz=rate, per_shard=per_shard), as_json)
 
 
 def check(
     path: Annotated[
-        Path, typer.Argument(help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False)
+        Path,
+        typer.Argument(
+            help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False
+        ),
     ],
     threads: Annotated[int, typer.Option(min=1, help="Threads that decode audio.")] = 2,
     as_json: JsonOption = False,
@@ -103,10 +118,10 @@ def check(
     file_column: FileColumn = None,
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
-) -> None:  # fmt: skip
+) -> None:
     """Open a source as a training would, decode every clip to its end, and tell what is wrong."""
-    columns = (audio_dir, file_column, caption_column, tag_column)
-    source, problems = _opened(path, columns)
+    table = TableOptions(audio_dir, file_column, caption_column, tag_column)
+    source, problems = _opened(path, table)
     bad = _bad_clips(source, threads)
     found = {"path": str(path), **_facts(source, bad), "problems": problems, "bad": bad}
     if as_json:
@@ -118,15 +133,17 @@ def check(
         raise wrong(f"{path}: {'; '.join([*problems, counts] if bad else problems)}")
 
 
-def _opened(path: Path, columns: tuple[Any, ...]) -> tuple[Source, list[str]]:
-    """The source, with what had to be left out to open it. Raises DataError where nothing can be opened."""
+def _opened(path: Path, table: TableOptions) -> tuple[Source, list[str]]:
+    """The source, with what had to be left out to open it. Raises DataError where nothing can be
+    opened.
+    """
     from echoic.types import DataError
 
     try:
-        return open_data(path, *columns, Missing.error), []
+        return table.open(path), []
     except DataError as error:
         try:
-            return open_data(path, *columns, Missing.skip), [str(error)]
+            return replace(table, missing=Missing.skip).open(path), [str(error)]
         except DataError:
             raise error from None
 
@@ -172,15 +189,19 @@ def _facts(source: Source, bad: dict[str, str]) -> dict[str, Any]:
 def _tell(found: dict[str, Any]) -> None:
     print(f"{found['path']}: {found['good']} of {found['clips']} clips are good")
     if found["shortest_s"] is not None:
-        lengths = "shortest {shortest_s:.2f}, median {median_s:.2f}, longest {longest_s:.2f} s".format_map(found)
-        print(f"length    {found['hours']} hours; {lengths}")
-    print(f"captions  {found['captions']}, {found['words_per_caption']} words each; {found['tags']} different tags")
+        names = ("shortest", "median", "longest")
+        lengths = ", ".join(f"{name} {found[f'{name}_s']:.2f}" for name in names)
+        print(f"length    {found['hours']} hours; {lengths} s")
+    words = f"{found['words_per_caption']} words each"
+    print(f"captions  {found['captions']}, {words}; {found['tags']} different tags")
     for key, why in found["bad"].items():
         print(f"bad       {key}: {why}")
 
 
 def _written(summary: ShardSummary, as_json: bool) -> None:
-    """Tell what was written; raises EchoicError where clips were left out, so that the command ends with 2."""
+    """Tell what was written; raises EchoicError where clips were left out, so that the command ends
+    with 2.
+    """
     if as_json:
         emit({**vars(summary), "folder": str(summary.folder)})
     else:
@@ -190,4 +211,6 @@ def _written(summary: ShardSummary, as_json: bool) -> None:
         )
         say(f"to train on it: echoic train nano --data {summary.folder}")
     if summary.bad:
-        raise wrong(f"{len(summary.bad)} clips could not be used (named above); the rest is written")
+        raise wrong(
+            f"{len(summary.bad)} clips could not be used (named above); the rest is written"
+        )

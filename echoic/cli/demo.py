@@ -21,9 +21,11 @@ def demo(
     ] = False,
     cpu_threads: CpuThreads = None,
 ) -> None:
-    """Make a corpus, pretrain a small model on it, measure it, search sounds with it: some minutes on two cores.
+    """Make a corpus, pretrain a small model on it, measure it, search sounds with it: some minutes
+    on two cores.
 
     An interrupted demo goes on where it stopped when it is called again.
+
     """
     from echoic.demo import FULL, QUICK, run_demo
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,10 +17,11 @@ from echoic.cli.common import (
     Missing,
     MissingOption,
     ModelArgument,
+    Processes,
+    TableOptions,
     TagColumn,
     available_cpus,
     emit,
-    open_data,
     open_model,
     plain_table,
     say,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 PANEL = "Judge a model"
 
 
-class Suite(str, Enum):
+class Suite(StrEnum):
     synth = "synth"
 
 
@@ -49,26 +50,40 @@ def evaluate(
     model: ModelArgument = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Captioned sound, in any form that echoic train takes.", show_default=False),
+        typer.Option(
+            help="Captioned sound, in any form that echoic train takes.", show_default=False
+        ),
     ] = None,
     suite: Annotated[
         Suite | None,
-        typer.Option(help="Instead of --data: the held-out part of the embedded corpus.", show_default=False),
+        typer.Option(
+            help="Instead of --data: the held-out part of the embedded corpus.", show_default=False
+        ),
     ] = None,
     valid_share: Annotated[
         float | None,
-        typer.Option(min=0.0, max=0.5, show_default=False, help="Of --data, only what echoic train held out by this share."),
+        typer.Option(
+            min=0.0,
+            max=0.5,
+            show_default=False,
+            help="Of --data, only what echoic train held out by this share.",
+        ),
     ] = None,
     scenes: Annotated[int, typer.Option(min=2, help="Of the suite: scenes for retrieval.")] = 300,
     items: Annotated[
-        int, typer.Option(min=2, help="Of the suite: clips for zero-shot, for order, for attributes, each.")
+        int,
+        typer.Option(
+            min=2, help="Of the suite: clips for zero-shot, for order, for attributes, each."
+        ),
     ] = 240,
     template: Annotated[
         str | None,
         typer.Option(help="The sentence for tags.", show_default="This is a sound of {label}."),
     ] = None,
+    processes: Processes = None,
     report: Annotated[
-        Path | None, typer.Option(help="Write a report with plots: one HTML file.", show_default=False)
+        Path | None,
+        typer.Option(help="Write a report with plots: one HTML file.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
     cpu_threads: CpuThreads = None,
@@ -77,10 +92,11 @@ def evaluate(
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
     missing: MissingOption = Missing.error,
-) -> None:  # fmt: skip
+) -> None:
     """Measure a model: retrieval both ways, zero-shot classification, word order and attributes.
 
-    Clips with exactly one tag each are classified by these tags too. Every figure comes with its interval.
+    Clips with exactly one tag each are classified by these tags too. Every figure comes with its
+    interval.
     """
     if (data is None) == (suite is None):
         raise wrong("eval: give --data PATH or --suite synth, one of the two")
@@ -92,14 +108,15 @@ def evaluate(
     listener, file = open_model(model)
     if data is None:
         size = SynthSize(scenes=scenes, singles=items, pairs=items)
-        found = evaluate_synth(listener, size, processes=available_cpus())
+        found = evaluate_synth(listener, size, processes=processes or available_cpus())
     else:
-        source = open_data(data, audio_dir, file_column, caption_column, tag_column, missing)
+        table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
+        source = table.open(data)
         name = str(data)
         if valid_share is not None:
             _, held = hold_out(source, valid_share)
             if held is None:
-                raise wrong(f"{data}: a share of {valid_share:g} of {len(source.clips)} clips holds none out")
+                raise wrong(f"{data}: {valid_share:g} of {len(source.clips)} clips holds none out")
             source, name = held, f"{name}, {valid_share:g} held out"
         found = evaluate(listener, source, name=name, template=template or LAION_TEMPLATE)
     emit(found.to_json()) if as_json else show(found.table())
@@ -135,10 +152,13 @@ def _tell(file: Path, result: Check) -> None:
     front = result.front_end
     print(f"model        {file}")
     print(f"tensors      {result.tensors}, {result.parameters} parameters, all loaded")
-    print(f"front end    {front['rate_hz']} Hz, {front['mel_bins']} mel bins, hop {front['hop_samples']} samples")
+    mel = f"{front['mel_bins']} mel bins, hop {front['hop_samples']} samples"
+    print(f"front end    {front['rate_hz']} Hz, {mel}")
     print(f"space        {result.space_id}")
     if not result.stored:
-        print("stored       no self-test in this file: nothing to compare with, the rest is checked")
+        print(
+            "stored       no self-test in this file: nothing to compare with, the rest is checked"
+        )
     table = plain_table("check", "difference", "allowed", "result", right=["difference", "allowed"])
     for finding in result.findings:
         gap = "" if finding.difference is None else f"{finding.difference:.1e}"

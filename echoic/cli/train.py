@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,16 +16,15 @@ from echoic.cli.common import (
     JsonOption,
     Missing,
     MissingOption,
+    TableOptions,
     TagColumn,
     emit,
     messages,
-    open_data,
     plain_table,
     say,
     show,
     typed,
     use_cpu,
-    wrong,
 )
 
 if TYPE_CHECKING:
@@ -44,32 +43,44 @@ def add_to(app: typer.Typer) -> None:
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe by name: nano, slap:small ... (see echoic recipes).", show_default=False)
+        str,
+        typer.Argument(
+            help="A recipe by name: nano, slap:small ... (see echoic recipes).", show_default=False
+        ),
     ],
     data: Annotated[
         Path,
         typer.Option(
-            help="Your captioned sound: a .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False
+            help="Your captioned sound: a .csv, .tsv or .jsonl, a folder of audio, .tar shards.",
+            show_default=False,
         ),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY.SUB=VALUE ...]", show_default=False,
-            help="Changes to the recipe, such as optim.lr=3e-4 (see echoic recipes NAME for the keys).",
+            metavar="KEY.SUB=VALUE",
+            show_default=False,
+            help="Changes to the recipe, as optim.lr=3e-4; echoic recipes NAME lists the keys.",
         ),
     ] = None,
     valid: Annotated[
-        Path | None, typer.Option(help="Held-out clips, in any form that --data takes.", show_default=False)
+        Path | None,
+        typer.Option(help="Held-out clips, in any form that --data takes.", show_default=False),
     ] = None,
     valid_share: Annotated[
         float,
-        typer.Option(min=0.0, max=0.5, help="Without --valid: hold this share of the clips out, by a hash of their keys."),
+        typer.Option(
+            min=0.0,
+            max=0.5,
+            help="Without --valid: hold out this share of the clips, by a hash of their keys.",
+        ),
     ] = 0.05,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder.", show_default="runs/RECIPE-DATA")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")
+    ] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of every random draw.", show_default="the recipe's")
     ] = None,
@@ -83,22 +94,23 @@ def train(
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
     missing: MissingOption = Missing.error,
-) -> None:  # fmt: skip
+) -> None:
     """Pretrain a model on your own sound, by one command and without a config file.
 
-    Ctrl-C stops after the step at hand and saves; the same command with --resume goes on from there, bit for bit.
+    Ctrl-C stops after the step at hand and saves; the same command with --resume goes on from
+    there, bit for bit.
     """
     from echoic.data.split import hold_out
     from echoic.pretrain import pretrain
     from echoic.recipes import find_recipe
 
     chosen = find_recipe(recipe).override([*(overrides or ()), *_seeded(seed)])
-    folder = out or Path("runs") / f"{chosen.name}-{data.stem}"
-    columns = (audio_dir, file_column, caption_column, tag_column, missing)
-    source = open_data(data, *columns)
+    folder = out or Path("runs") / f"{chosen.name}-{data.resolve().stem}"
+    table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
+    source = table.open(data)
     held: Source | None
     if valid is not None:
-        kept, held = source, open_data(valid, *columns)
+        kept, held = source, table.open(valid)
     else:
         kept, held = hold_out(source, valid_share)
     computing = use_cpu(cpu_threads)
@@ -112,8 +124,10 @@ def train(
         emit(_document(done))
     else:
         print(f"model: {done.model_file}")
-        measured_on = (valid or data, None if valid else valid_share) if held else (data, None)
-        for line in next_commands(done.model_file, source, *measured_on):
+        measured = ["--data", valid or data, *table.words()]
+        if held is not None and valid is None:
+            measured += ["--valid-share", f"{valid_share:g}"]
+        for line in next_commands(done.model_file, source, measured):
             print(line)
 
 
@@ -135,7 +149,9 @@ def recipes(
     if as_json:
         emit([{"name": known, "recipe": r.name, "paper": r.paper} for known, r in rows])
         return
-    table = plain_table("recipe", "paper", "audio encoder", "text encoder", "steps", right=["steps"])
+    table = plain_table(
+        "recipe", "paper", "audio encoder", "text encoder", "steps", right=["steps"]
+    )
     for known, r in rows:
         audio = f"{r.model.audio.kind}, {r.model.audio.depth} layers of {r.model.audio.width}"
         text = r.model.text.kind if r.model.text.kind != "hf" else str(r.model.text.name)
@@ -158,7 +174,7 @@ def _plan(
     )
 
 
-def _hours(clips: list[Clip] | tuple[Clip, ...]) -> str:
+def _hours(clips: Sequence[Clip]) -> str:
     known = sum(clip.duration_s or 0.0 for clip in clips)
     unknown = sum(clip.duration_s is None for clip in clips)
     return f"{known / 3600:.2f} hours" + (f" and {unknown} of unknown length" if unknown else "")
@@ -174,15 +190,13 @@ def _document(done: Pretrained) -> dict[str, object]:
     }
 
 
-def next_commands(model: Path, source: Source, data: Path, share: float | None) -> list[str]:
-    """What to type next, as it works here: measure on the held-out clips, and search the sounds."""
+def next_commands(model: Path, source: Source, measured: Sequence[object]) -> list[str]:
+    """What to type next, as it works here. measured: the options of data for `echoic eval`."""
     from echoic.data.sources import FileSource
 
-    measure = ["echoic", "eval", model, "--data", data]
-    if share is not None:
-        measure += ["--valid-share", f"{share:g}"]
-    lines = [f"measure it:  {typed(*measure, '--report', model.parent / 'report.html')}"]
+    report = model.parent / "report.html"
+    lines = [f"measure it:  {typed('echoic', 'eval', model, *measured, '--report', report)}"]
     if isinstance(source, FileSource):
-        query, folder = source.clips[0].captions[0], os.path.commonpath(p.parent for p in source.paths)
+        query, folder = source.clips[0].captions[0], source.paths[0].parent
         lines.append(f"search by it:  {typed('echoic', 'search', query, folder, '--model', model)}")
     return [*lines, f"check the file:  {typed('echoic', 'check', model)}"]

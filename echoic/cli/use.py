@@ -35,8 +35,10 @@ PANEL = "Use a model"
 
 Sounds = Annotated[
     list[Path],
-    typer.Argument(metavar="FILES|FOLDERS...", help="Recordings, or folders of them.", show_default=False),
-]  # fmt: skip
+    typer.Argument(
+        metavar="FILES|FOLDERS", help="Recordings, or folders of them.", show_default=False
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -53,14 +55,17 @@ def embed(
     model: ModelOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Write the vectors here: .npz or .json.", show_default=False),
+        typer.Option(
+            "--out", "-o", help="Write the vectors here: .npz or .json.", show_default=False
+        ),
     ] = None,
     as_json: JsonOption = False,
     cpu_threads: CpuThreads = None,
 ) -> None:
     """Turn recordings into vectors.
 
-    Recordings of any length are heard in full. A file that cannot be heard is named and left out, the rest is done.
+    Recordings of any length are heard in full. A file that cannot be heard is named and left out,
+    the rest is done.
     """
     if out is not None and out.suffix not in (".npz", ".json"):
         raise wrong(f"{out}: --out writes .npz or .json")
@@ -95,10 +100,13 @@ def classify(
     model: ModelOption = None,
     labels: Annotated[
         str | None,
-        typer.Option(help='What to choose among, parted by commas: "rain,dog bark".', show_default=False),
+        typer.Option(
+            help='What to choose among, parted by commas: "rain,dog bark".', show_default=False
+        ),
     ] = None,
     labels_file: Annotated[
-        Path | None, typer.Option(help="The same from a text file, one per line.", show_default=False)
+        Path | None,
+        typer.Option(help="The same from a text file, one per line.", show_default=False),
     ] = None,
     template: Annotated[
         list[str] | None,
@@ -116,8 +124,10 @@ def classify(
     The figures are probabilities among the given labels: one of them is always the likeliest.
     """
     chosen = _labels(labels, labels_file)
-    from echoic.eval.zeroshot import LAION_TEMPLATE
+    from echoic.eval.zeroshot import LAION_TEMPLATE, prompt
 
+    for sentence in template or ():
+        prompt(sentence, chosen[0])  # a wrong one is told before hours of listening
     use_cpu(cpu_threads)
     listener, _ = open_model(model)
     heard = hear_files(listener, sounds)
@@ -143,7 +153,8 @@ def search(
     sounds: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDERS|FILES...", help="Where: folders, recordings, or .npz files of echoic embed.",
+            metavar="FOLDERS|FILES",
+            help="Where: folders, recordings, or .npz files of echoic embed.",
             show_default=False,
         ),
     ],
@@ -151,7 +162,7 @@ def search(
     top: Annotated[int, typer.Option(min=1, help="How many hits to show.")] = 10,
     as_json: JsonOption = False,
     cpu_threads: CpuThreads = None,
-) -> None:  # fmt: skip
+) -> None:
     """Find recordings by words.
 
     To search the same recordings often, embed them once and give the .npz instead.
@@ -202,7 +213,9 @@ class HeardFiles:
 
 
 def hear_files(listener: EchoicModel, given: list[Path]) -> HeardFiles:
-    """Embed recordings, folders of them, and vectors already made. Raises EchoicError where there is nothing to hear."""
+    """Embed recordings, folders of them, and vectors already made. Raises EchoicError where there
+    is nothing to hear.
+    """
     import torch
 
     from echoic.types import AudioError
@@ -231,7 +244,7 @@ def hear_files(listener: EchoicModel, given: list[Path]) -> HeardFiles:
 
 
 def _recordings(path: Path) -> Iterator[Path]:
-    """The file itself, or what a folder holds; a file that is not there is told when it is opened."""
+    """The file itself, or what a folder holds; a missing file is told when it is opened."""
     from echoic.data.clips import AUDIO_SUFFIXES
 
     if not path.is_dir():
@@ -271,7 +284,9 @@ def _write_vectors(path: Path, heard: HeardFiles, space_id: str, document: objec
             names = np.array(heard.files, dtype=np.str_)
             np.savez(opened, files=names, vectors=heard.vectors.numpy(), space_id=np.str_(space_id))
         else:
-            opened.write(json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace"))
+            opened.write(
+                json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace")
+            )
 
 
 def _read_vectors(path: Path, space_id: str) -> tuple[list[str], Tensor]:
@@ -287,7 +302,6 @@ def _read_vectors(path: Path, space_id: str) -> tuple[list[str], Tensor]:
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise wrong(f"{path}: not a file of vectors by echoic embed ({error})") from None
     if space != space_id:
-        raise wrong(
-            f"{path}: its vectors are of another model (space {space}, this one's is {space_id}); embed anew"
-        )
+        other = f"space {space}, this one's is {space_id}"
+        raise wrong(f"{path}: its vectors are of another model ({other}); embed anew")
     return names, torch.from_numpy(vectors)

@@ -1,8 +1,8 @@
 """Does a model file still compute on this machine what it computed where it was made?
 
-At export the vectors of two fixed sounds and two fixed texts are stored in the model's card (`self_test`); `check`
-computes them anew, and shows that a vector depends on nothing but its input. The sounds are made by formula: a gated
-chirp, and noise of the raw bits of a generator.
+At export the vectors of two fixed sounds and two fixed texts are stored in the model's card
+(`self_test`); `check` computes them anew, and shows that a vector depends on nothing but its input.
+The sounds are made by formula: a gated chirp, and noise of the raw bits of a generator.
 
 T samples, D embedding width.
 """
@@ -61,12 +61,19 @@ class SelfTest:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: the largest difference (None where none can be told), and whether it is in order."""
+    """One thing looked at: the largest difference (None where none can be told), and whether it is
+    in order.
+    """
 
     name: str
     difference: float | None
     tolerance: float
     ok: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """difference is null where it is infinite: JSON has no infinity."""
+        finite = self.difference is not None and np.isfinite(self.difference)
+        return {**vars(self), "difference": self.difference if finite else None}
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ class Check:
             "front_end": self.front_end,
             "space_id": self.space_id,
             "stored": self.stored,
-            "findings": [vars(finding) for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
         }
 
 
@@ -119,7 +126,9 @@ def self_test(model: Embedder) -> SelfTest:
 
 
 def check(model: Embedder) -> Check:
-    """Compute the self-test anew and hold it against the stored one, a second call, and single items."""
+    """Compute the self-test anew and hold it against the stored one, a second call, and single
+    items.
+    """
     now = self_test(model)
     stored = SelfTest.from_card(model.card)
     findings = [_finite(now), _difference("repeated", now, self_test(model), tolerance=0.0)]
@@ -141,7 +150,9 @@ def check(model: Embedder) -> Check:
 
 def _alone(model: Embedder) -> SelfTest:
     sounds = fixed_sounds(model.rate_hz)
-    rows = {f"audio: {name}": model.embed_audio([wave])[0].tolist() for name, wave in sounds.items()}
+    rows = {
+        f"audio: {name}": model.embed_audio([wave])[0].tolist() for name, wave in sounds.items()
+    }
     rows |= {f"text: {text}": model.embed_text([text])[0].tolist() for text in TEXTS}
     return SelfTest(model.space_id, rows)
 
@@ -157,7 +168,9 @@ def _difference(name: str, a: SelfTest, b: SelfTest, tolerance: float) -> Findin
 
 
 def _against_stored(stored: SelfTest, now: SelfTest) -> list[Finding]:
-    """One finding per stored vector; one that this version doesn't compute any more is not in order."""
+    """One finding per stored vector; one that this version doesn't compute any more is not in
+    order.
+    """
     found = []
     for name, vector in stored.vectors.items():
         gap = _gap(vector, now.vectors[name]) if name in now.vectors else np.inf

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -44,14 +47,15 @@ def save_model(path: Path, content: ModelFile) -> None:
         "tokenizer": content.tokenizer.to_json(),
         "card": json.dumps(content.card, default=str),
     }
-    tensors = {k: v.detach().cpu().contiguous() for k, v in content.model.state_dict().items()}
-    unfinished = path.with_name(path.name + ".part")
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # no two share
+        for name, tensor in content.model.state_dict().items()
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, unfinished, metadata=header)
-        os.replace(unfinished, path)
+        with _replacing(path) as unfinished:
+            save_file(tensors, unfinished, metadata=header)
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: the model cannot be written ({error})") from None
 
 
@@ -66,14 +70,10 @@ def load_model(path: Path) -> ModelFile:
         raise CheckpointError(
             f"{file}: a safetensors file, but not a model of echoic's (no {FORMAT} header)"
         )
-    try:
-        spec = ModelSpec.parse(json.loads(header["spec"]), where=f"{file}: description")
-    except (ConfigError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{file}: its description cannot be read ({error})") from None
+    spec, tokenizer, card = _described(header, str(file))
     model = build(spec, seed=0)
     load_strictly(model, tensors, str(file))
-    tokenizer = TextTokenizer.from_json(header["tokenizer"], max_tokens=spec.text.max_tokens)
-    return ModelFile(model.eval(), tokenizer, json.loads(header.get("card", "{}")))
+    return ModelFile(model.eval(), tokenizer, card)
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -91,6 +91,32 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> 
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(f"{where}: the tensors do not fit the model: {shown}{more}")
     module.load_state_dict(tensors)
+
+
+def _described(header: dict[str, str], where: str) -> tuple[ModelSpec, TextTokenizer, Any]:
+    """What the header says of the model, its tokenizer and its card."""
+    try:
+        spec = ModelSpec.parse(json.loads(header["spec"]), where="spec")
+        tokenizer = TextTokenizer.from_json(header["tokenizer"], max_tokens=spec.text.max_tokens)
+        return spec, tokenizer, json.loads(header["card"])
+    except KeyError as error:
+        raise CheckpointError(f"{where}: its header has no {error}") from None
+    except (ConfigError, CheckpointError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{where}: its header cannot be read ({error})") from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write to; it takes the place of `path` when it is whole and on
+    disk."""
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _read(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

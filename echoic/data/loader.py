@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, count, islice
-from threading import Lock
+from itertools import accumulate, chain, count, islice
 from typing import Any, Literal
 from zlib import crc32
 
@@ -40,6 +39,7 @@ _SURE_CLIPS, _FEW_CLIPS = 400, 20  # the share of bad clips is taken of at least
 _WINDOWS_TRIED = 3  # a quiet stretch does not make a long recording silent
 _NAMED_CLIPS = 3
 _TOP_UP_TRIED = 64
+_SAMPLE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Loader:
             costs, budget=budget, seed=seed, max_clips=max_clips, min_clips=min_clips
         )
         self._share = _Share(max_bad_share, len(self._clips))
-        self._cache = _Cache(cache_bytes)
+        self._cache = _Cache([clip.duration_s for clip in self._clips], rate_hz, cache_bytes)
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """The batches of `first_step` and all steps after it, made ahead by threads.
@@ -189,24 +189,33 @@ class Loader:
     def _heard(self, i: int, rng: np.random.Generator) -> np.ndarray:
         """Clip i, or one window of it, (T,), read-only. Raises AudioError."""
         duration_s = self._clips[i].duration_s
-        if duration_s is not None and duration_s > self.max_s:
-            return self._window(i, duration_s - self.max_s, rng)
+        places = rng.uniform(0, 1, _WINDOWS_TRIED)
+        if i not in self._cache and duration_s is not None and duration_s > self.max_s:
+            return self._read_window(i, places * (duration_s - self.max_s))
+        audio = self._whole(i)
+        latest = max(0, len(audio) - self._max_samples)
+        loudest = int(np.abs(audio).argmax())
+        firsts = [*np.rint(places * latest).astype(int), min(loudest, latest)]
+        windows = (audio[first : first + self._max_samples] for first in firsts)
+        return next(filter(_has_sound, windows))
+
+    def _whole(self, i: int) -> np.ndarray:
         audio = self._cache.get(i)
         if audio is None:
-            audio = self.source.read(i, self.rate_hz)
+            audio = self.source.read(i, self.rate_hz)[:]
             check_audio(self._clips[i].key, audio)
-            audio = _read_only(audio)
+            audio.flags.writeable = False
             self._cache.put(i, audio)
-        first = int(rng.integers(max(0, len(audio) - self._max_samples) + 1))
-        return audio[first : first + self._max_samples]
+        return audio
 
-    def _window(self, i: int, latest_s: float, rng: np.random.Generator) -> np.ndarray:
-        for start_s in rng.uniform(0, latest_s, _WINDOWS_TRIED):
-            audio = read_window(self.source, i, self.rate_hz, start_s, self.max_s)
-            if np.any(np.abs(audio) >= SILENCE_PEAK):
+    def _read_window(self, i: int, starts_s: np.ndarray) -> np.ndarray:
+        for start_s in starts_s:
+            audio = read_window(self.source, i, self.rate_hz, float(start_s), self.max_s)[:]
+            if _has_sound(audio):
                 break
         check_audio(self._clips[i].key, audio)
-        return _read_only(audio)
+        audio.flags.writeable = False
+        return audio
 
     @property
     def _max_samples(self) -> int:
@@ -352,21 +361,28 @@ class _Share:
         )
 
 
-class _Cache:
-    """Decoded clips up to a number of bytes.
+def _has_sound(audio: np.ndarray) -> bool:
+    return bool(np.any(np.abs(audio) >= SILENCE_PEAK))
 
-    Nothing is evicted: as every epoch meets each clip once, whatever stays is as good.
+
+class _Cache:
+    """Decoded clips up to a number of bytes. Which clips it may hold is fixed at the start, by
+    their durations: a clip cut from memory and one cut from its file differ by a rounding, so what
+    a batch holds must not hang on what happens to lie here.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, durations_s: Sequence[float | None], rate_hz: int, limit_bytes: int) -> None:
+        needed = accumulate(round((s or 0.0) * rate_hz) * _SAMPLE_BYTES for s in durations_s)
+        known = [s is not None for s in durations_s]
+        self._may_hold = {i for i, sum_ in enumerate(needed) if known[i] and sum_ <= limit_bytes}
         self._clips: dict[int, np.ndarray] = {}
-        self._room, self._lock = limit_bytes, Lock()
+
+    def __contains__(self, i: int) -> bool:
+        return i in self._may_hold
 
     def get(self, i: int) -> np.ndarray | None:
         return self._clips.get(i)
 
     def put(self, i: int, audio: np.ndarray) -> None:
-        with self._lock:
-            if i not in self._clips and audio.nbytes <= self._room:
-                self._clips[i] = audio
-                self._room -= audio.nbytes
+        if i in self._may_hold:
+            self._clips[i] = audio

@@ -14,6 +14,8 @@ from types import ModuleType
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
+from safetensors import SafetensorError
 from tokenizers import Tokenizer as Backend
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ class HfTextSpec(Spec):
     """
 
     kind: Literal["hf"] = "hf"
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     name: str | None = None
     max_tokens: int = 77
 
@@ -86,7 +88,8 @@ class HfTextEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.encoder = _transformers_model(spec.config)
-        width, heads = self.encoder.config.hidden_size, self.encoder.config.num_attention_heads
+        parsed: Any = self.encoder.config  # transformers' own class for this kind of encoder
+        width, heads = parsed.hidden_size, parsed.num_attention_heads
         self.head = MapHead(width=width, heads=heads, hidden=2 * width, out_width=embed_dim)
         init_weights(self.head, depth=1)
 
@@ -110,22 +113,30 @@ class PublishedText:
 
 
 def published_text(spec: HfTextSpec) -> PublishedText:
-    """Config, weights and tokenizer of `spec.name`, a local folder or a Hub name. Raises
-    ConfigError."""
+    """Config, weights (float32) and tokenizer of `spec.name`, a local folder or a Hub name.
+
+    Raises ConfigError where one is absent, the weights are a pickle, or some of them are missing.
+    """
     transformers = _need_transformers()
     try:
-        encoder = transformers.AutoModel.from_pretrained(spec.name)
+        with torch.random.fork_rng(devices=[]):  # what the weights lack is drawn, then refused
+            encoder, told = transformers.AutoModel.from_pretrained(
+                spec.name, use_safetensors=True, output_loading_info=True
+            )
         tokenizer = transformers.AutoTokenizer.from_pretrained(spec.name)
-    except (OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(f"text.name {spec.name}: cannot be loaded ({why})") from None
+    weights = _without_pooler(encoder).float().state_dict()
+    if lacking := sorted(weights.keys() & set(told["missing_keys"])):
+        raise ConfigError(f"text.name {spec.name}: its weights lack {', '.join(lacking[:5])}")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ConfigError(f"text.name {spec.name}: has no fast tokenizer (tokenizer.json)")
     backend = Backend.from_str(tokenizer.backend_tokenizer.to_str())
-    config = {k: v for k, v in encoder.config.to_diff_dict().items() if v is not None}
+    config = {**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type}
     return PublishedText(
-        spec.model_copy(update={"config": {**config, "model_type": encoder.config.model_type}}),
-        encoder.state_dict(),
+        spec.model_copy(update={"config": config}),
+        weights,
         TextTokenizer(backend, max_tokens=spec.max_tokens),
     )
 
@@ -149,4 +160,13 @@ def _transformers_model(config: dict[str, Any]) -> nn.Module:
         parsed = transformers.AutoConfig.for_model(config["model_type"], **rest)
     except ValueError as error:
         raise ConfigError(f"text.config: {str(error).splitlines()[0]}") from None
-    return transformers.AutoModel.from_config(parsed)
+    # float32 whatever the config says its file was
+    return _without_pooler(transformers.AutoModel.from_config(parsed)).float()
+
+
+def _without_pooler(encoder: nn.Module) -> nn.Module:
+    """Our head pools; the pooler that some encoders have would never be trained, nor is it in the
+    weights of a masked language model."""
+    if isinstance(getattr(encoder, "pooler", None), nn.Module):
+        encoder.pooler = None  # type: ignore[assignment]
+    return encoder

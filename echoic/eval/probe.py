@@ -65,6 +65,25 @@ def choose_penalty(
     return ascending[len(hits) - 1 - int(hits[::-1].argmax())]
 
 
+def pooled_tokens(tokens: ArrayLike, time_s: ArrayLike, *, segments: int) -> Floats:
+    """A clip's un-pooled tokens as one vector: mean, deviation, and the means of equal time segments.
+
+    tokens: (P, D); time_s: (P,) centre of each token. Returns ((2 + segments) * D,). A segment
+    without a token takes the nearest one.
+    """
+    x, t = np.asarray(tokens, dtype=np.float64), np.asarray(time_s, dtype=np.float64)
+    if x.ndim != 2 or not len(x) or len(t) != len(x) or segments < 1:
+        raise ValueError(f"need tokens (P, D), times (P,), segments >= 1, got {x.shape}, {t.shape}")
+    step = max(float(t.max() + t.min()), 1e-9) / segments  # centres lie half a token from the ends
+    place = np.minimum((t / step).astype(int), segments - 1)
+    centres = (np.arange(segments) + 0.5) * step
+    parts = [
+        x[place == s].mean(axis=0) if (place == s).any() else x[np.abs(t - centres[s]).argmin()]
+        for s in range(segments)
+    ]
+    return np.concatenate([x.mean(axis=0), x.std(axis=0), *parts])
+
+
 def _scores_by_penalty(
     train_x: Floats, targets: Floats, test_x: Floats, penalties: Sequence[float]
 ) -> Floats:

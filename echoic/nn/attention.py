@@ -23,6 +23,8 @@ Lengths = tuple[int, ...]
 # A bucket takes clips down to this share of its longest, or this many tokens below it: little
 # filling, few calls.
 _BUCKET_SHARE, _BUCKET_TOKENS = 0.8, 32
+# Below this length a masked square is cheaper than bands.
+_BANDS_FROM = 256
 
 
 def packed_attention(
@@ -34,10 +36,7 @@ def packed_attention(
     those at most `reach` tokens away (None: the whole clip). Returns (P, H, E).
     """
     buckets, back = _buckets(lengths, q.device)
-    mixed = [
-        _take(_attend(*(_fill(x, bucket) for x in (q, k, v)), bucket, reach), bucket)
-        for bucket in buckets
-    ]
+    mixed = [_attend(q, k, v, bucket, reach) for bucket in buckets]
     if len(mixed) == 1 and back is None:
         return mixed[0]
     return torch.cat(mixed).index_select(0, back) if back is not None else torch.cat(mixed)
@@ -58,7 +57,7 @@ def masked_attention(
 @dataclass(frozen=True)
 class _Bucket:
     """Clips of about equal length. tokens: (Σ,) their places in the pack; slots: (Σ,) their places
-    in the filled (n L,) grid; None where the pack already is the grid."""
+    in the filled (n L,) grid; None where the pack or the bucket already is the grid."""
 
     clips: int
     longest: int
@@ -68,6 +67,7 @@ class _Bucket:
 
 
 @lru_cache(maxsize=16)  # every layer of a step asks for the same lengths
+@torch.inference_mode(False)  # kept from an evaluation, it must still serve a training step
 def _buckets(lengths: Lengths, device: torch.device) -> tuple[list[_Bucket], Tensor | None]:
     """The buckets of a batch, and the order that brings their tokens back into the pack's."""
     if len(set(lengths)) == 1:
@@ -83,14 +83,12 @@ def _buckets(lengths: Lengths, device: torch.device) -> tuple[list[_Bucket], Ten
         tokens.append(torch.cat([torch.arange(lengths[i]) + starts[i] for i in members]))
         length = torch.tensor([lengths[i] for i in members])
         real = torch.arange(longest) < length[:, None]
-        slots = real.flatten().nonzero()[:, 0]
-        full = bool(real.all())
-        buckets.append(
-            _Bucket(
-                len(members), longest, tokens[-1].to(device), slots.to(device),
-                None if full else real.to(device),
-            )
-        )  # fmt: skip
+        at = tokens[-1].to(device)
+        if real.all():
+            buckets.append(_Bucket(len(members), longest, at, None, None))
+        else:
+            slots = real.flatten().nonzero()[:, 0].to(device)
+            buckets.append(_Bucket(len(members), longest, at, slots, real.to(device)))
     return buckets, torch.cat(tokens).argsort().to(device)
 
 
@@ -98,7 +96,7 @@ def _fill(x: Tensor, bucket: _Bucket) -> Tensor:
     """(P, H, E) -> (n, H, L, E)."""
     if bucket.tokens is not None:
         x = x.index_select(0, bucket.tokens)
-    if bucket.real is not None:
+    if bucket.slots is not None:
         grid = x.new_zeros(bucket.clips * bucket.longest, *x.shape[1:])
         x = grid.index_copy(0, bucket.slots, x)
     return x.unflatten(0, (bucket.clips, bucket.longest)).transpose(1, 2)
@@ -107,19 +105,22 @@ def _fill(x: Tensor, bucket: _Bucket) -> Tensor:
 def _take(x: Tensor, bucket: _Bucket) -> Tensor:
     """(n, H, L, E) -> (Σ, H, E)."""
     x = x.transpose(1, 2).flatten(0, 1)
-    return x if bucket.real is None else x.index_select(0, bucket.slots)
+    return x if bucket.slots is None else x.index_select(0, bucket.slots)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: _Bucket, reach: int | None) -> Tensor:
-    """(n, H, L, E) each; tokens that only fill are heard by none."""
+    """The bucket's tokens (Σ, H, E) from the whole pack (P, H, E) each; what only fills is heard by
+    none."""
+    q, k, v = (_fill(x, bucket) for x in (q, k, v))  # (n, H, L, E)
     heard = None if bucket.real is None else bucket.real[:, None, None, :]  # (n, 1, 1, L)
-    if reach is not None and bucket.longest > 4 * reach:
-        return _banded(q, k, v, bucket.real, reach)
+    if reach is not None and bucket.longest > max(4 * reach, _BANDS_FROM):
+        return _take(_banded(q, k, v, bucket.real, reach), bucket)
     if reach is not None and bucket.longest > reach + 1:
         near = _near(bucket.longest, reach, q.device)
         # A token that only fills hears itself, so that no row is empty.
-        heard = near if heard is None else near & (heard | torch.eye(len(near), dtype=torch.bool))
-    return _softmax_attention(q, k, v, heard)
+        itself = torch.eye(len(near), dtype=torch.bool, device=q.device)
+        heard = near if heard is None else near & (heard | itself)
+    return _take(_softmax_attention(q, k, v, heard), bucket)
 
 
 def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, heard: Tensor | None) -> Tensor:
@@ -139,17 +140,12 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, reach: int) ->
     blocks = -(-length // reach)
     fill = blocks * reach - length
     q = F.pad(q, (0, 0, 0, fill)).unflatten(2, (blocks, reach)).transpose(1, 2)
-    k, v = (
-        F.pad(x, (0, 0, reach, fill + reach))
-        .unfold(2, 3 * reach, reach)
-        .permute(0, 2, 1, 4, 3)  # (n, blocks, H, 3 reach, E)
-        for x in (k, v)
-    )
+    k, v = (_with_neighbours(F.pad(x, (0, 0, reach, fill + reach)), reach) for x in (k, v))
     heard = _band_mask(length, blocks, reach, q.device)  # (blocks, reach, 3 reach)
     if real is None:
         heard = heard.expand(n, -1, -1, -1)
     else:
-        keys = F.pad(real, (reach, fill + reach)).unfold(1, 3 * reach, reach)  # (n, blocks, ...)
+        keys = F.pad(real, (reach, fill + reach)).unfold(1, 3 * reach, reach)
         itself = torch.eye(3 * reach, dtype=torch.bool, device=q.device)[reach : 2 * reach]
         heard = heard & keys[:, :, None, :] | itself
     out = _softmax_attention(
@@ -157,6 +153,12 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, reach: int) ->
     )
     out = out.unflatten(0, (n, blocks)).transpose(1, 2).reshape(n, heads, blocks * reach, width)
     return out[:, :, :length]
+
+
+def _with_neighbours(x: Tensor, reach: int) -> Tensor:
+    """(n, H, (blocks + 2) reach, E) -> (n, blocks, H, 3 reach, E): each block between its neighbours."""
+    x = x.unflatten(2, (-1, reach)).transpose(1, 2)
+    return torch.cat([x[:, :-2], x[:, 1:-1], x[:, 2:]], dim=3)
 
 
 def _band_mask(length: int, blocks: int, reach: int, device: torch.device) -> Tensor:

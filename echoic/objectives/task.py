@@ -56,7 +56,9 @@ class ContrastiveTask(nn.Module):
             "tokens": float(len(audio.tokens) + len(text.tokens)),
             "logit_scale": float(scale.detach()),
         }
-        loss = contrastive_loss(audio.clip.float(), text.clip.float(), scale, batch.meaning)
+        # bf16 would round a logit of 100 to the next half
+        with torch.autocast(audio.clip.device.type, enabled=False):
+            loss = contrastive_loss(audio.clip.float(), text.clip.float(), scale, batch.meaning)
         return {"contrastive": self.weight * loss}
 
     @torch.no_grad()

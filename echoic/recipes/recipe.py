@@ -22,7 +22,8 @@ class DataSpec(Spec):
     """How clips become batches.
 
     budget_tokens: audio tokens in one batch. max_s: a longer clip gives one window of that length,
-    drawn anew each epoch. meaning: which rows of a batch say the same: those of equal caption ("text"), or those of equal tags too ("tags").
+    drawn anew each epoch. meaning: which rows of a batch say the same: those of equal caption
+    ("text"), or those of equal tags too ("tags").
     """
 
     budget_tokens: Annotated[int, Field(ge=1)]
@@ -50,4 +51,4 @@ class Recipe(Spec):
     frame_augment: FrameAugment = FrameAugment()
     optim: OptimSpec
     run: RunSpec = RunSpec()
-    reported: dict[str, float] = {}
+    reported: dict[str, float] = Field(default_factory=dict)

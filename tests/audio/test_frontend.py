@@ -87,3 +87,10 @@ def test_every_mel_bin_hears_something():
 
 def test_silence_is_finite():
     assert torch.isfinite(logmel(slap(), np.zeros(16_000, np.float32)).values).all()
+
+
+def test_autocast_leaves_the_spectrogram_in_full_precision(rng):
+    wave = torch.from_numpy(rng.standard_normal(16_000).astype(np.float32))
+    plain = FrontEnd(slap())(Ragged.from_rows([wave])).values
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(FrontEnd(slap())(Ragged.from_rows([wave])).values, plain)

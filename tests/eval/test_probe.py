@@ -11,7 +11,7 @@ import soundfile
 import soxr
 
 from echoic.eval.baseline import MEL_BINS, PENALTY, RATE_HZ, _mel_bank, baseline_features
-from echoic.eval.probe import _folds, choose_penalty, ridge_probe
+from echoic.eval.probe import _folds, choose_penalty, pooled_tokens, ridge_probe
 from echoic.eval.zeroshot import classify
 from echoic.types import EchoicError
 
@@ -139,3 +139,16 @@ def test_baseline_on_unseen_speakers(shared: Path) -> None:
         scores = ridge_probe(x[~out], y[~out].astype(int), x[out], penalty=PENALTY)
         hits.append(classify(scores, y[out].astype(int)).metrics()["accuracy"])
     assert np.mean(hits) == pytest.approx(0.75, abs=0.02)  # the sealed speakers: 0.637
+
+
+def test_pooled_tokens_are_the_means_of_time_segments():
+    tokens = np.arange(12.0)[:, None] * [1.0, -1.0]
+    pooled = pooled_tokens(tokens, np.arange(12) + 0.5, segments=3)
+    assert pooled.tolist()[:2] == [5.5, -5.5]
+    np.testing.assert_allclose(pooled[2:4], np.arange(12.0).std())
+    assert pooled[4:].tolist() == [1.5, -1.5, 5.5, -5.5, 9.5, -9.5]
+
+
+def test_pooled_tokens_of_a_clip_shorter_than_its_segments():
+    pooled = pooled_tokens([[1.0], [3.0]], [0.5, 1.5], segments=4)
+    assert pooled.tolist() == [2.0, 1.0, 1.0, 1.0, 3.0, 3.0]

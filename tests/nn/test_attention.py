@@ -13,7 +13,7 @@ from echoic.nn.attention import (
     segment_softmax,
 )
 
-MIXED = (5, 5, 40, 200, 200, 13, 97, 1)
+MIXED = (5, 5, 40, 200, 200, 13, 97, 1, 300, 290)
 
 
 @pytest.mark.parametrize("lengths", [MIXED, (1,), (64, 64, 64)])
@@ -38,6 +38,16 @@ def test_clip_does_not_see_its_neighbours(generator):
     alone = packed_attention(q[10:20], k[10:20], v[10:20], (10,))
     k[:10], v[20:] = 1e4, -1e4
     assert torch.equal(packed_attention(q, k, v, (10, 10, 10))[10:20], alone)
+
+
+def test_training_after_an_evaluation_of_the_same_lengths(generator):
+    """What is kept of an inference (its index tensors) must not end up in a backward pass."""
+    lengths = (71, 29)
+    q = torch.randn(100, 2, 8, generator=generator)
+    with torch.inference_mode():
+        packed_attention(q, q, q, lengths)
+    q.requires_grad_()
+    packed_attention(q, q, q, lengths).sum().backward()
 
 
 def test_reach_is_the_number_of_tokens_to_each_side(generator):

@@ -58,12 +58,14 @@ def render_all(
     """(T,) of each scene in order, the same bits whatever `processes` is; few are in memory at
     once.
 
-    With more than one process, a script that calls this must guard its main (`if __name__ == "__main__":`).
+    With more than one process, a script that calls this must guard its main (`if __name__ ==
+    "__main__":`).
     """
     if processes <= 1:
         yield from (render(scene, rate_hz) for scene in scenes)
         return
-    chunks = iter(lambda drawn=iter(scenes): tuple(islice(drawn, _CHUNK_SCENES)), ())
+    drawn = iter(scenes)
+    chunks = iter(lambda: list(islice(drawn, _CHUNK_SCENES)), [])
     waiting: deque[Future[list[np.ndarray]]] = deque()
     # spawn: a forked child would inherit the locks of torch's threads without the threads
     context = multiprocessing.get_context("spawn")

@@ -1,0 +1,386 @@
+"""The promises to a user: the same item gives the same vector, and audio of any length is heard in
+full."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+import torch.nn.functional as F
+
+import echoic
+from echoic import api
+from echoic.audio.windows import plan_windows, window_weights
+from echoic.convert.native import save_model
+from echoic.types import AudioError, EchoicError, Ragged
+from tests.tiny import RATE, SENTENCES, content, model, noise, tone
+
+TOLERANCE = 1e-5
+LONG_S = 5.3  # of a model that hears 2 s at once
+
+
+@pytest.fixture(scope="module")
+def listener() -> api.EchoicModel:
+    return model(max_s=2.0)
+
+
+@pytest.fixture
+def eager(monkeypatch) -> None:
+    """Every encoder call holds a few windows only, so that long items span several."""
+    monkeypatch.setattr(api, "BATCH_TOKENS", 100)
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=TOLERANCE)
+
+
+def by_hand(listener: api.EchoicModel, wave: np.ndarray) -> torch.Tensor:
+    """The vector of a wave at RATE by the definition, window by window."""
+    length = round(listener.network.audio.max_s * RATE)
+    plan = plan_windows(len(wave), window_samples=length, hop_samples=length)
+    with torch.no_grad():
+        heard = [
+            listener.network.audio(Ragged.from_rows([torch.from_numpy(wave[a:b])])).clip[0]
+            for a, b in plan
+        ]
+    vectors = F.normalize(torch.stack(heard), dim=1)
+    weights = torch.from_numpy(window_weights(plan)).float()
+    return F.normalize((weights[:, None] * vectors).sum(0), dim=0)
+
+
+def mixed() -> list[np.ndarray]:
+    lengths = (0.5, LONG_S, 0.001, 2.0, 1.3, 2.0001, 0.02, 7.9, 0.5)
+    return [noise(seconds, seed=i) for i, seconds in enumerate(lengths)]
+
+
+# promise 1: the same item gives the same vector
+
+
+def test_two_calls_are_bit_equal(listener):
+    assert torch.equal(listener.embed_audio(mixed()), listener.embed_audio(mixed()))
+    assert torch.equal(listener.embed_text(SENTENCES), listener.embed_text(SENTENCES))
+
+
+def test_vectors_are_unit_float32_on_the_cpu(listener):
+    for vectors in (listener.embed_audio(mixed()), listener.embed_text(SENTENCES)):
+        assert vectors.dtype == torch.float32
+        assert vectors.device.type == "cpu"
+        assert not vectors.requires_grad
+        close(vectors.norm(dim=1), torch.ones(len(vectors)))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 100, 4096])
+def test_neighbours_and_order_change_nothing(listener, monkeypatch, batch_tokens):
+    waves = mixed()
+    alone = torch.cat([listener.embed_audio(wave) for wave in waves])
+    monkeypatch.setattr(api, "BATCH_TOKENS", batch_tokens)
+    order = [4, 7, 0, 8, 1, 3, 2, 6, 5]
+    close(listener.embed_audio(waves), alone)
+    close(listener.embed_audio([waves[i] for i in order]), alone[order])
+
+
+def test_all_kinds_of_item_are_heard_alike(listener, tmp_path):
+    wave = tone(440, 1.5)
+    path = tmp_path / "tone.wav"
+    sf.write(path, wave, RATE, subtype="FLOAT")
+    with path.open("rb") as opened:
+        items = [
+            path, str(path), path.read_bytes(), memoryview(path.read_bytes()),
+            io.BytesIO(path.read_bytes()), opened, (wave, RATE), (torch.from_numpy(wave), RATE),
+            wave, torch.from_numpy(wave), wave[None], np.stack([wave, wave], axis=1),
+            *os.scandir(tmp_path),
+        ]  # fmt: skip
+        together = listener.embed_audio(items)
+        for i, item in enumerate(items):
+            alone = listener.embed_audio(item)
+            assert alone.shape == (1, 16)
+            close(alone[0], together[0])
+            close(together[i], together[0])
+
+
+def test_a_tuple_of_items_is_many_and_a_pair_with_a_rate_is_one(listener, tmp_path):
+    wave = tone(440, 0.5)
+    sf.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    path = tmp_path / "a.wav"
+    assert len(listener.embed_audio((path, path))) == 2
+    assert len(listener.embed_audio((wave, wave))) == 2
+    assert len(listener.embed_audio((path, path, wave))) == 3
+    for rate_hz in (RATE, float(RATE), np.int64(RATE)):
+        assert len(listener.embed_audio((wave, rate_hz))) == 1
+
+
+def test_another_rate_is_resampled(listener):
+    time_s = np.arange(44_100) / 44_100
+    wave = (0.3 * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
+    a, b = listener.embed_audio([(wave, 44_100), tone(440, 1.0)])
+    assert float(a @ b) > 0.999
+
+
+def test_texts_do_not_hang_on_their_neighbours(listener, monkeypatch):
+    texts = [*SENTENCES, "", "rain " * 200]
+    together = listener.embed_text(texts)
+    close(torch.cat([listener.embed_text(text) for text in texts]), together)
+    close(listener.embed_text(texts[::-1]), together.flip(0))
+    many = listener.embed_text(texts * 40)  # more than one call of the encoder
+    close(many, together.repeat(40, 1))
+
+
+def test_a_loaded_model_gives_the_same_vectors(tmp_path, listener):
+    save_model(tmp_path / "model.safetensors", content(max_s=2.0, card={"recipe": "tiny"}))
+    loaded = echoic.load(tmp_path)
+    assert torch.equal(loaded.embed_audio(mixed()), listener.embed_audio(mixed()))
+    assert torch.equal(loaded.embed_text(SENTENCES), listener.embed_text(SENTENCES))
+    assert loaded.space_id == listener.space_id
+    assert loaded.card == {"recipe": "tiny"}
+    assert (loaded.rate_hz, loaded.embed_dim) == (RATE, 16)
+
+
+def test_a_model_stays_where_it_is_unless_told(listener):
+    """An evaluation inside a training wraps the network that is being trained."""
+    network = content().model.to("meta")
+    assert api.EchoicModel(api.ModelFile(network, listener.tokenizer)).device.type == "meta"
+
+
+def test_inference_draws_no_random_number(listener):
+    state = torch.get_rng_state()
+    listener.classify(mixed(), ["rain", "dog"])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# promise 3: audio of any length is heard in full
+
+
+@pytest.mark.parametrize("seconds", [2.0, 2.0001, 3.0, 4.0, LONG_S, 20.01])
+def test_long_audio_is_the_pooling_of_its_windows(listener, eager, seconds):
+    wave = noise(seconds, seed=1)
+    close(listener.embed_audio(wave)[0], by_hand(listener, wave))
+
+
+def test_the_end_of_a_long_recording_is_heard(listener):
+    wave = noise(LONG_S)
+    changed = wave.copy()
+    changed[-800:] = tone(3000, 0.05)
+    assert not torch.allclose(listener.embed_audio(wave), listener.embed_audio(changed), atol=1e-4)
+
+
+def test_long_and_short_items_mix(listener, eager):
+    waves = mixed() * 3
+    wanted = torch.stack([by_hand(listener, wave) for wave in waves])
+    close(listener.embed_audio(waves), wanted)
+    found = dict(listener.iter_audio(iter(waves)))
+    assert sorted(found) == list(range(len(waves)))
+    close(torch.stack([found[i] for i in range(len(waves))]), wanted)
+
+
+def test_results_come_while_items_are_drawn(listener, eager):
+    """Nothing waits for the end of the list, which may have no end."""
+    drawn = 0
+
+    def endless():
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield noise(0.5, seed=drawn)
+
+    results = listener.iter_audio(endless())
+    taken = [next(results) for _ in range(40)]
+    results.close()
+    assert [i for i, _ in taken] == list(range(40))
+    assert drawn < 60
+
+
+def test_windows_cover_a_recording(listener):
+    wave = noise(LONG_S)
+    found = list(listener.embed_windows(wave, window_s=1.0, hop_s=0.5))
+    plan = plan_windows(len(wave), window_samples=RATE, hop_samples=RATE // 2)
+    assert [(round(a * RATE), round(b * RATE)) for a, b, _ in found] == plan
+    for (a, b), (_, _, vector) in zip(plan, found, strict=True):
+        close(vector, listener.embed_audio(wave[a:b])[0])
+    assert len(list(listener.embed_windows(wave, window_s=2.0))) == 3
+
+
+@pytest.mark.parametrize(("window_s", "hop_s"), [(2.5, None), (1.0, 1.5), (1.0, 0.0), (-1.0, None)])
+def test_windows_that_cannot_be_heard_are_refused(listener, window_s, hop_s):
+    with pytest.raises(EchoicError, match="hears windows of up to 2 s"):
+        next(listener.embed_windows(noise(3), window_s=window_s, hop_s=hop_s))
+
+
+HOUR = """
+import resource, sys, tracemalloc
+import numpy as np, soundfile as sf, torch
+torch.set_num_threads(1)
+from echoic.encoders.slap import SlapSpec
+from tests.tiny import RATE, model, noise
+path = sys.argv[1]
+listener = model(max_s=10.0, audio=SlapSpec(depth=1, width=16, heads=2, hidden=16))
+listener.embed_audio(np.tile(noise(10), 20))
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+tracemalloc.start()
+vector = listener.embed_audio(path)
+print(vector.norm().item(), tracemalloc.get_traced_memory()[1] / 2**20, peak() - before)
+"""
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("hour") / "hour.wav"
+    minute = noise(60)
+    with sf.SoundFile(path, "w", RATE, 1, "PCM_16") as file:
+        for _ in range(60):
+            file.write(minute)
+    return path
+
+
+def test_an_hour_takes_no_more_memory_than_a_minute(hour):
+    ran = subprocess.run(
+        [sys.executable, "-c", HOUR, str(hour)],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True, timeout=100,
+    )  # fmt: skip
+    norm, traced_mb, grown_mb = map(float, ran.stdout.split())
+    assert norm == pytest.approx(1)
+    assert traced_mb < 30  # the whole hour is 220 MiB as float32
+    assert grown_mb < 30
+
+
+# what goes wrong
+
+
+def broken(path: Path, seconds: float, good_s: float) -> Path:
+    """A wav of `seconds` whose samples are NaN from `good_s` on."""
+    wave = noise(seconds)
+    wave[round(good_s * RATE) :] = np.nan
+    sf.write(path, wave, RATE, subtype="FLOAT")
+    return path
+
+
+def test_an_error_is_raised_and_names_the_item(listener, tmp_path):
+    with pytest.raises(AudioError, match=r"none\.wav: no such file"):
+        listener.embed_audio([noise(1), tmp_path / "none.wav"])
+    with pytest.raises(AudioError, match=r"^item 1: is empty"):
+        listener.embed_audio([noise(1), b""])
+    with pytest.raises(AudioError, match=r"^item 0: .*holds NaN"):
+        listener.embed_audio(np.full(100, np.nan, np.float32))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
+def test_an_error_leaves_the_other_items_alone(listener, tmp_path, monkeypatch, batch_tokens):
+    """Among them errors in the middle of a long file, when some of its windows were encoded."""
+    monkeypatch.setattr(api, "BATCH_TOKENS", batch_tokens)
+    waves = mixed()
+    items = [
+        broken(tmp_path / "late.wav", 30, good_s=25), waves[0], tmp_path / "none.wav", waves[1],
+        waves[2], broken(tmp_path / "soon.wav", 3, good_s=2.5), waves[3], b"not audio at all",
+        waves[4], 3.5, broken(tmp_path / "last.wav", 12, good_s=11),
+    ]  # fmt: skip
+    errors = {}
+    rows = listener.embed_audio(iter(items), on_error=lambda i, error: errors.update({i: error}))
+    assert sorted(errors) == [0, 2, 5, 7, 9, 10]
+    assert all(isinstance(error, AudioError) for error in errors.values())
+    assert rows.shape == (len(items), 16)
+    assert rows[list(errors)].isnan().all()
+    close(rows[[1, 3, 4, 6, 8]], torch.stack([by_hand(listener, wave) for wave in waves[:5]]))
+
+
+def test_nothing_gives_no_rows(listener):
+    assert listener.embed_audio([]).shape == (0, 16)
+    assert listener.embed_audio(iter(())).shape == (0, 16)
+    assert listener.embed_text([]).shape == (0, 16)
+    assert list(listener.iter_audio([])) == []
+    assert listener.embed_tokens(torch.zeros(0, 3).long(), torch.zeros(0, 3)).shape == (0, 16)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, object()])
+def test_what_is_no_audio_is_one_line(listener, wrong):
+    with pytest.raises(AudioError, match="item 0: is not audio"):
+        listener.embed_audio(wrong)
+
+
+def test_silence_is_told_and_has_a_vector(listener, tmp_path, caplog):
+    sf.write(tmp_path / "still.wav", np.zeros(1000), RATE)
+    rows = listener.embed_audio([tmp_path / "still.wav", noise(0.5), np.zeros(100, np.float32)])
+    assert torch.isfinite(rows).all()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert told[0].startswith(f"{tmp_path / 'still.wav'}: silent")
+    assert told[1].startswith("item 2: silent")
+
+
+# labels and texts
+
+
+def test_classify_is_the_softmax_of_the_cosines(listener):
+    labels = ["rain", "dog_bark", "bell"]
+    scores = listener.classify(mixed(), labels)
+    texts = [f"This is a sound of {name}." for name in ("rain", "dog bark", "bell")]
+    cosines = listener.similarity(mixed(), texts)
+    assert scores.labels == tuple(labels)
+    close(scores.cosines, cosines)
+    close(scores.probabilities, (cosines / 0.07).softmax(dim=1))
+    again = listener.score_labels(listener.embed_audio(mixed()), labels)
+    assert torch.equal(again.probabilities, scores.probabilities)
+
+
+def test_top_is_sorted_and_no_longer_than_the_labels(listener):
+    scores = listener.classify([noise(1), tone(440, 1)], ["rain", "dog", "bell"])
+    for row, probabilities in zip(scores.top(9), scores.probabilities, strict=True):
+        assert len(row) == 3
+        assert [p for _, p in row] == sorted(probabilities.tolist(), reverse=True)
+        for label, p in row:
+            assert p == float(probabilities[scores.labels.index(label)])
+    assert [len(row) for row in scores.top(1)] == [1, 1]
+
+
+def test_several_templates_are_an_ensemble(listener):
+    templates = ["{label}", "I hear {label}"]
+    parts = [listener.embed_text([t.replace("{label}", "rain")])[0] for t in templates]
+    wanted = F.normalize(torch.stack(parts).mean(0), dim=0)
+    close(listener.embed_labels(["rain"], templates)[0], wanted)
+    close(listener.embed_labels(["rain"], templates[:1])[0], parts[0])
+
+
+def test_one_label_alone_is_a_label_not_its_letters(listener):
+    assert listener.classify(noise(1), "rain").labels == ("rain",)
+    assert listener.classify(noise(1), ("rain", "dog")).labels == ("rain", "dog")
+    assert listener.embed_labels("rain").shape == (1, 16)
+
+
+@pytest.mark.parametrize(
+    ("labels", "templates", "wanted"),
+    [
+        ([], "{label}", "no labels"),
+        (["rain", " "], "{label}", "label 1 is empty"),
+        (["rain"], "no hole", "no {label}"),
+        (["rain"], [], "at least one label and one prompt template"),
+    ],
+)
+def test_wrong_labels_are_refused_before_anything_is_heard(listener, labels, templates, wanted):
+    def never():
+        raise AssertionError("listened")
+        yield
+
+    with pytest.raises(EchoicError) as caught:
+        listener.classify(never(), labels, templates=templates)
+    assert wanted in str(caught.value)
+
+
+@pytest.mark.parametrize("padded", ["right", "left"])
+def test_ready_tokens_equal_their_text(listener, padded):
+    rows = listener.tokenizer(list(SENTENCES))
+    longest = max(map(len, rows))
+    ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+    mask = torch.zeros(len(rows), longest)
+    for i, row in enumerate(rows):
+        at = slice(0, len(row)) if padded == "right" else slice(longest - len(row), longest)
+        ids[i, at], mask[i, at] = torch.tensor(row), 1
+    assert torch.equal(listener.embed_tokens(ids, mask), listener.embed_text(SENTENCES))
+    mask[3] = 0
+    with pytest.raises(EchoicError, match="row 3 has no token"):
+        listener.embed_tokens(ids, mask)

@@ -1,0 +1,129 @@
+"""`evaluate` gives what the parts give, leaves bad clips out by name, and writes all forms."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from echoic.api import EchoicModel
+from echoic.data.clips import Clip
+from echoic.data.synth.corpus import SceneSource, draw_scenes
+from echoic.eval.bootstrap import Bootstrap
+from echoic.eval.retrieval import retrieval_metrics
+from echoic.evaluate import SynthSize, evaluate, evaluate_synth
+from echoic.types import AudioError, DataError
+from tests import tiny
+
+BOOT = Bootstrap(seed=0, resamples=50)
+SIZE = SynthSize(scenes=6, singles=6, pairs=6, max_s=2.0)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return EchoicModel(tiny.content(card={"recipe": "tiny"}))
+
+
+class Tones:
+    """Clips of tones; the key "bad" cannot be decoded, "silent" holds nothing."""
+
+    def __init__(self, keys, tags=(), captions=2):
+        self.clips = [
+            Clip(
+                key, tuple(f"tone {key} {j}" for j in range(captions)), tuple(tags[i : i + 1]), 0.5
+            )
+            for i, key in enumerate(keys)
+        ]
+
+    def read(self, i, rate_hz):
+        key = self.clips[i].key
+        if key == "bad":
+            raise AudioError(key, "damaged")
+        time_s = np.arange(rate_hz // 2) / rate_hz
+        level = 0.0 if key == "silent" else 0.3
+        return (level * np.sin(2000 * (i + 1) * time_s)).astype(np.float32)
+
+
+def test_retrieval_equals_its_parts(model):
+    source = Tones(["a", "b", "c"])
+    found = evaluate(model, source, bootstrap=BOOT)
+    audio = model.embed_audio([source.read(i, model.rate_hz) for i in range(3)])
+    text = model.embed_text([caption for clip in source.clips for caption in clip.captions])
+    wanted = retrieval_metrics(audio.numpy(), text.numpy(), np.repeat(np.arange(3), 2))
+    got = {name: bounds.value for name, bounds in found.metrics.items()}
+    assert got == pytest.approx({f"retrieval/{name}": v for name, v in wanted.items()})
+    assert found.zero_shot is None
+
+
+def test_one_tag_each_is_classified(model):
+    found = evaluate(model, Tones(["a", "b", "c"], tags=["x", "y", "x"]), bootstrap=BOOT)
+    assert found.zero_shot.labels == ["x", "y"]
+    assert found.chance()["zero_shot/accuracy"] == 0.5
+    assert len(found.zero_shot.result.labels) == 3
+
+
+def test_clip_without_tag_is_not_classified(model):
+    assert evaluate(model, Tones(["a", "b"], tags=["x"]), bootstrap=BOOT).zero_shot is None
+
+
+def test_bad_clips_are_named_and_left_out(model, caplog):
+    found = evaluate(model, Tones(["a", "bad", "silent", "b"]), bootstrap=BOOT)
+    assert found.data["clips"] == 2
+    assert found.data["bad"] == {"bad": "damaged", "silent": "silent"}
+    assert found.metrics == evaluate(model, _without_bad(), bootstrap=BOOT).metrics
+    assert sum("bad" in record.message for record in caplog.records) == 1
+
+
+def _without_bad():
+    class Kept(Tones):
+        def read(self, i, rate_hz):
+            return Tones(["a", "x", "x", "b"]).read({0: 0, 1: 3}[i], rate_hz)
+
+    return Kept(["a", "b"])
+
+
+def test_nothing_to_hear_is_one_line(model):
+    with pytest.raises(DataError, match=r"no clip of 1 can be heard \(bad: damaged\)"):
+        evaluate(model, Tones(["bad"]))
+
+
+def test_synth_measures_all(model):
+    found = evaluate_synth(model, SIZE, bootstrap=BOOT)
+    names = set(found.metrics)
+    wanted = {"zero_shot/accuracy", "order/accuracy", "attributes/accuracy", "attributes/loudness"}
+    assert wanted < names
+    assert found.chance()["attributes/tempo"] == 0.5
+    assert found.chance()["zero_shot/accuracy"] == pytest.approx(1 / 60)
+    again = evaluate_synth(
+        model,
+        SIZE,
+        scenes=SceneSource(draw_scenes(SIZE.scenes, split="test", max_s=SIZE.max_s)),
+        bootstrap=BOOT,
+    )
+    for name, bounds in found.metrics.items():
+        assert again.metrics[name] == bounds
+
+
+def test_json_table_and_report(model, tmp_path):
+    found = evaluate_synth(model, SIZE, bootstrap=BOOT)
+    document = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert document["metrics"]["order/accuracy"]["low"] <= 1
+    assert document["model"]["recipe"] == "tiny"
+    assert found.table().row_count == len(document["metrics"])
+    (tmp_path / "log.jsonl").write_text(
+        '{"kind": "train", "step": 1, "loss": 2.0, "lr": 0.1}\n'
+        '{"kind": "eval", "step": 1, "metrics": {}}\n'
+    )
+    (tmp_path / "recipe.yaml").write_text("name: tiny\noptim: {lr: 0.125}\n")
+    page = found.write_report(tmp_path / "r" / "report.html", run_folder=tmp_path).read_text()
+    for word in ("Loss", "Retrieval", "Similarity", "Confusion", "Order", "0.125", "bootstrap"):
+        assert word in page
+
+
+def test_report_on_unwritable_place_names_it(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/report\.html: cannot be written"):
+        evaluate(model, Tones(["a", "b"]), bootstrap=BOOT).write_report(
+            tmp_path / "file" / "report.html"
+        )

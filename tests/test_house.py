@@ -1,0 +1,188 @@
+"""What is written about echoic is true: versions agree, links lead somewhere, examples run,
+commands parse, and the map of the code shows every module."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import typer
+
+import echoic
+from echoic.audio.frontend import slap
+from echoic.convert.native import ModelFile, save_model
+from echoic.encoders.slap import SlapSpec
+from echoic.encoders.text import SmallTextSpec
+from echoic.encoders.tokenizer import TextTokenizer
+from echoic.model import ModelSpec, build
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+MODULES = sorted(path for path in (ROOT / "echoic").rglob("*.py") if path.stat().st_size)
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"`((?:echoic|tests|docs|benchmarks|\.ci)/[\w/.-]*)`")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def pages(*names: str) -> str:
+    return "\n".join((ROOT / name).read_text("utf-8") for name in names)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+# -- the package ---------------------------------------------------------------------------------
+
+
+def test_version_is_the_same_everywhere():
+    version = PROJECT["project"]["version"]
+    assert echoic.__version__ == version
+    assert "## [Unreleased]" in pages("CHANGELOG.md") or f"## [{version}]" in pages("CHANGELOG.md")
+
+
+def test_types_and_licence_are_shipped():
+    """hatchling takes all of a package's folder, and licence files of these names."""
+    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["echoic"]
+    assert (ROOT / "echoic/py.typed").is_file()
+    assert PROJECT["project"]["license"] == "Apache-2.0"
+    assert "Version 2.0, January 2004" in pages("LICENSE")
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_module_says_what_it_is(module):
+    docstring = ast.get_docstring(ast.parse(module.read_text("utf-8"))) or ""
+    assert docstring.partition("\n\n")[0].rstrip().endswith((".", "?", ":"))
+
+
+def test_constraints_pin_exactly_and_hold_every_dependency():
+    lines = pages("constraints.txt").splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pins)
+    pinned = [plain(pin.partition("==")[0]) for pin in pins]
+    assert len(pinned) == len(set(pinned))
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    wanted = [PROJECT["project"]["dependencies"], *extras]
+    names = {plain(re.match(r"[\w.-]+", need)[0]) for needs in wanted for need in needs}
+    assert names - {"echoic"} <= set(pinned)
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# -- the pages -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    for link in LINK.findall(page.read_text("utf-8")):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_named_files_are_there(page):
+    named = set(PATH.findall(page.read_text("utf-8")))
+    assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_the_map_shows_every_module():
+    """A line `path`: what it is; for those of the corpus' sound classes, their folder."""
+    told = pages("CONTRIBUTING.md")
+    listed = set(re.findall(r"^\| `(echoic/[\w/.]+)` \|", told, re.MULTILINE))
+    there = {name_of(module) for module in MODULES}
+    assert listed == there
+
+
+# -- examples ------------------------------------------------------------------------------------
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return [code for kind, code in FENCE.findall(pages(page)) if kind == language]
+
+
+def commands() -> Iterator[str]:
+    """Every line `echoic ...` of the pages' code blocks, its comment left out."""
+    for page in PAGES:
+        for kind, code in FENCE.findall(page.read_text("utf-8")):
+            if kind in {"", "sh"}:
+                for line in code.replace("\\\n", "").splitlines():
+                    if line.startswith("echoic ") and "COMMAND" not in line:
+                        yield shlex.join(shlex.split(line, comments=True))
+
+
+def parse(line: str) -> dict[str, object]:
+    """The parameters that the command line makes of it. Raises what it would complain of."""
+    from echoic.cli import app
+
+    command, words = typer.main.get_command(app), shlex.split(line)[1:]
+    while subcommands := getattr(command, "commands", None):
+        command = subcommands[words.pop(0)]
+    return command.make_context("echoic", words).params
+
+
+def tiny_model() -> ModelFile:
+    tokenizer = TextTokenizer.train(["rain on a roof", "a dog barks"], vocab=80, max_tokens=16)
+    size = {"depth": 1, "width": 32, "heads": 2, "hidden": 48}
+    text = SmallTextSpec(vocab=tokenizer.vocab, **size)
+    spec = ModelSpec(front_end=slap(), audio=SlapSpec(**size), text=text, embed_dim=16)
+    return ModelFile(build(spec, seed=0), tokenizer)
+
+
+def test_python_of_the_readme_runs(tmp_path, monkeypatch):
+    """On a tiny model with random weights: the shapes are right, and nothing is out of date."""
+    monkeypatch.chdir(tmp_path)
+    save_model(tmp_path / "runs/demo/model.safetensors", tiny_model())
+    for seed, name in enumerate(("rain.wav", "dog.wav")):
+        noise = np.random.default_rng(seed).uniform(-0.1, 0.1, 16_000)
+        soundfile.write(tmp_path / name, noise, 16_000)
+    scope: dict = {}
+    for code in blocks("README.md", "python"):
+        exec(compile(code, "README.md", "exec"), scope)
+    assert scope["audio"].shape == (2, 16)
+    assert scope["text"].shape == (2, 16)
+    assert scope["cosines"].shape == (2, 2)
+    assert {label for label, _ in scope["best"][0]} == {"rain", "dog bark", "church bell"}
+
+
+@pytest.mark.parametrize("line", sorted(set(commands())))
+def test_commands_of_the_pages_parse(line):
+    assert parse(line) is not None
+
+
+def test_the_pages_show_the_commands_that_matter():
+    shown = {line.split()[1] for line in commands()}
+    assert {"demo", "train", "eval", "embed", "classify", "search", "check", "data"} <= shown
+
+
+@pytest.mark.parametrize("line", ["echoic nope", "echoic embed a.wav --outt v.npz"])
+def test_a_command_that_does_not_exist_is_found(line):
+    with pytest.raises(Exception, match=r"nope|outt"):
+        parse(line)
+
+
+def test_make_targets_of_the_pages_exist():
+    told = pages("README.md", "CONTRIBUTING.md")
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", told, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", pages("Makefile"), re.MULTILINE))
+    assert {"demo", "test"} <= named <= targets

@@ -1,0 +1,146 @@
+"""Built models: the same spec and seed give the same weights, and space_id names them."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from echoic.convert.native import ModelFile, load_model, save_model
+from echoic.encoders.text import HfTextSpec
+from echoic.model import build
+from echoic.objectives.task import ContrastiveTask
+from echoic.types import Batch, Ragged
+from tests.tiny import noise, spec, tokenizer
+
+COMMON = {
+    "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+WRAPPED = {
+    "bert": {"model_type": "bert", **COMMON},
+    "roberta": {"model_type": "roberta", **COMMON},
+    "modernbert": {
+        "model_type": "modernbert", **COMMON, "cls_token_id": 1, "sep_token_id": 2,
+    },
+}  # fmt: skip
+
+
+def batch(count: int = 4) -> Batch:
+    waves = [torch.from_numpy(noise(0.3 + 0.2 * i, seed=i)) for i in range(count)]
+    texts = [torch.tensor(ids) for ids in tokenizer()([f"sound {i}" for i in range(count)])]
+    keys = tuple(map(str, range(count)))
+    return Batch(
+        Ragged.from_rows(waves), Ragged.from_rows(texts), torch.arange(count), keys, seed=1
+    )
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_same_seed_same_weights_other_seed_others():
+    assert torch.equal(weights(build(spec(), seed=1)), weights(build(spec(), seed=1)))
+    assert not torch.equal(weights(build(spec(), seed=1)), weights(build(spec(), seed=2)))
+
+
+@pytest.mark.parametrize("text", [None, "bert"])
+def test_no_global_generator_moves(text):
+    chosen = spec() if text is None else spec(text=HfTextSpec(config=WRAPPED[text]))
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    build(chosen, seed=1)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_space_id_changes_with_every_weight():
+    model = build(spec(), seed=0)
+    first = model.space_id()
+    assert len(first) == 16
+    assert model.space_id() == first
+    for name, parameter in model.named_parameters():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter.view(-1)[-1] += 1e-3
+        assert model.space_id() != first, name
+        with torch.no_grad():
+            parameter.copy_(before)
+    assert model.space_id() == first
+
+
+def test_space_id_changes_with_the_description():
+    model = build(spec(), seed=0)
+    seen = {model.space_id()}
+    for changed in (
+        spec(max_s=3.0),
+        spec().override(["front_end.mean=-19"]),
+        spec().override(["audio.rope_base=5000"]),
+    ):
+        other = build(changed, seed=0)
+        other.load_state_dict(model.state_dict())
+        seen.add(other.space_id())
+    assert len(seen) == 4
+
+
+def test_space_id_does_not_change_with_file_type_or_strides(tmp_path):
+    model = build(spec(), seed=0)
+    first = model.space_id()
+    assert copy.deepcopy(model).double().space_id() == first
+    save_model(tmp_path / "m.safetensors", ModelFile(model, tokenizer()))
+    assert load_model(tmp_path / "m.safetensors").model.space_id() == first
+    turned = model.audio.encoder.patch.weight
+    turned.data = turned.data.T.contiguous().T
+    assert model.space_id() == first
+
+
+def test_space_id_of_a_model_with_a_scalar_buffer():
+    """Batch norm counts its batches in a tensor without dimensions."""
+    model = build(spec(), seed=0)
+    model.register_buffer("count", torch.tensor(3))
+    first = model.space_id()
+    model.count += 1
+    assert model.space_id() != first
+
+
+def test_forward_gives_unit_vectors():
+    given = batch()
+    audio, text = build(spec(), seed=0)(given.audio, given.text)
+    assert audio.shape == text.shape == (4, 16)
+    torch.testing.assert_close(audio.norm(dim=1), torch.ones(4))
+    torch.testing.assert_close(text.norm(dim=1), torch.ones(4))
+
+
+def test_tokens_in_counts_what_the_encoder_makes():
+    tower = build(spec(max_s=2.0), seed=0).audio
+    for seconds in (0.01, 0.16, 0.161, 1.0, 1.999, 2.0):
+        wave = torch.zeros(round(seconds * 16_000))
+        heard = tower(Ragged.from_rows([wave]))
+        assert tower.tokens_in(seconds) == len(heard.tokens), seconds
+    assert tower.tokens_in(100.0) == tower.tokens_in(2.0)
+
+
+@pytest.mark.filterwarnings("default:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_a_wrapped_text_encoder_trains_and_round_trips(tmp_path, kind):
+    model = build(spec(text=HfTextSpec(config=WRAPPED[kind], max_tokens=32)), seed=0)
+    task, given = ContrastiveTask(model).train(), batch()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    before = weights(model.text)
+    loss = task(given)["contrastive"]
+    loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+    optimizer.step()
+    assert not torch.equal(before, weights(model.text))
+
+    model.eval()
+    save_model(tmp_path / "m.safetensors", ModelFile(model, tokenizer()))
+    again = load_model(tmp_path / "m.safetensors").model
+    assert again.space_id() == model.space_id()
+    with torch.no_grad():
+        assert torch.equal(again.text(given.text).clip, model.text(given.text).clip)

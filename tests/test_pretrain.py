@@ -1,0 +1,275 @@
+"""From a recipe and a source to a model file: it holds what was trained, goes on where it was
+stopped, and has learnt."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import echoic
+from echoic import pretrain as module
+from echoic.convert.check import check
+from echoic.convert.native import load_model
+from echoic.data.clips import Clip, SubsetSource
+from echoic.data.sources import FileSource
+from echoic.encoders.text import HfTextSpec
+from echoic.eval.retrieval import retrieval_metrics
+from echoic.pretrain import pretrain
+from echoic.recipes.recipe import Recipe
+from echoic.train.checkpoint import Checkpoints
+from echoic.types import AudioError, ConfigError, DataError
+from tests.test_model import COMMON
+from tests.tiny import recipe, spec, tokenizer, tones
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> FileSource:
+    return tones(tmp_path_factory.mktemp("tones"))
+
+
+def saved(folder: Path) -> dict[str, torch.Tensor]:
+    return load_model(folder).model.state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class Stopping:
+    """A source in which a clip cannot be read any more after `reads`: a power cut, a Ctrl-C."""
+
+    def __init__(self, source: FileSource, reads: int) -> None:
+        self.source, self.clips, self.left = source, source.clips, reads
+
+    def read(self, i: int, rate_hz: int) -> np.ndarray:
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self.source.read(i, rate_hz)
+
+
+def test_a_run_folder_holds_all_that_was_made(source, tmp_path):
+    done = pretrain(recipe(eval_every=3), source, tmp_path, valid=source)
+    assert done.result.finished
+    assert done.model_file == tmp_path / "model.safetensors"
+    names = {"recipe.yaml", "tokenizer.json", "log.jsonl", "checkpoints", "model.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    resolved = Recipe.from_yaml(tmp_path / "recipe.yaml")
+    content = load_model(done.model_file)
+    assert content.model.spec == resolved.model
+    assert resolved.model.text.vocab == content.tokenizer.vocab <= 300
+    assert content.tokenizer.to_json() == load_model(tmp_path).tokenizer.to_json()
+    assert {"recipe": "tiny", "clips": 12, "steps": 6}.items() <= content.card.items()
+    assert content.card["metrics"] == done.result.metrics
+    assert content.card["losses"] == done.result.losses
+    weights = Checkpoints(tmp_path / "checkpoints", 1).latest(print).tensors("task")
+    assert same(saved(tmp_path), {k.removeprefix("model."): v for k, v in weights.items()})
+    assert check(echoic.load(tmp_path)).ok
+
+
+def test_the_average_is_exported_where_one_is_kept(source, tmp_path):
+    pretrain(recipe().override(["optim.ema=0.9"]), source, tmp_path)
+    newest = Checkpoints(tmp_path / "checkpoints", 1).latest(print)
+    average, last = newest.tensors("average"), newest.tensors("task")
+    weight = "audio.encoder.patch.weight"
+    assert torch.equal(saved(tmp_path)[weight], average[f"model.{weight}"])
+    assert not torch.equal(average[f"model.{weight}"], last[f"model.{weight}"])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(source, tmp_path, precision):
+    """Bit for bit, in bf16 too, with changes of waves and frames drawn at random."""
+    chosen = recipe(steps=7, precision=precision).override(
+        ["wave_augment.speed=0.1", "wave_augment.gain_db=6", "frame_augment.time_share=0.2",
+         "frame_augment.warp=0.1", "data.cache_mb=0"]
+    )  # fmt: skip
+    pretrain(chosen, source, tmp_path / "whole", valid=source)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(chosen, Stopping(source, reads=40), tmp_path / "parts", valid=source)
+    steps = Checkpoints(tmp_path / "parts" / "checkpoints", 1).steps()
+    assert steps
+    assert max(steps) < 7
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    done = pretrain(chosen, source, tmp_path / "parts", valid=source, resume=True)
+    assert done.result.finished
+    assert same(saved(tmp_path / "whole"), saved(tmp_path / "parts"))
+    for name in ("recipe.yaml", "tokenizer.json"):
+        parts = tmp_path / "parts" / name
+        assert parts.read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_seed_fixes_the_run_and_no_global_generator_moves(source, tmp_path):
+    state = torch.get_rng_state()
+    for name in "ab":
+        pretrain(recipe(steps=3), source, tmp_path / name)
+    pretrain(recipe(steps=3, seed=4), source, tmp_path / "c")
+    assert same(saved(tmp_path / "a"), saved(tmp_path / "b"))
+    assert not same(saved(tmp_path / "a"), saved(tmp_path / "c"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_it_learns(source, tmp_path):
+    """Twelve tones and their names: chance is one in twelve."""
+    chosen = recipe(steps=60).override(["optim.lr=5e-3", "data.budget_tokens=500"])
+    done = pretrain(chosen, source, tmp_path)
+    listener = echoic.load(done.model_file)
+    audio = listener.embed_audio(source.paths).numpy()
+    text = listener.embed_text([clip.captions[0] for clip in source.clips]).numpy()
+    metrics = retrieval_metrics(audio, text, np.arange(12))
+    r_at_1 = [value for name, value in metrics.items() if name.endswith("R@1")]
+    assert r_at_1
+    assert min(r_at_1) > 0.8
+
+
+def test_a_finished_run_can_be_asked_for_its_model_again(source, tmp_path):
+    """As when the disk was full at the very end."""
+    first = pretrain(recipe(), source, tmp_path, valid=source)
+    before = saved(tmp_path)
+    card = load_model(tmp_path).card
+    first.model_file.unlink()
+    pretrain(recipe(), source, tmp_path, valid=source, resume=True)
+    assert same(saved(tmp_path), before)
+    assert load_model(tmp_path).card == card
+
+
+def test_a_run_folder_is_not_written_over(source, tmp_path):
+    pretrain(recipe(), source, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = recipe().override(["name=other", "model.text.vocab=280"])
+    with pytest.raises(ConfigError, match="holds a training at step 6"):
+        pretrain(other, source, tmp_path)
+    with pytest.raises(ConfigError, match="cannot resume with another recipe"):
+        pretrain(recipe().override(["optim.lr=1"]), source, tmp_path, resume=True)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert before == after
+
+
+class InMemory:
+    """Clips by name: waves, or the reason why there is none."""
+
+    def __init__(self, **clips: np.ndarray | str) -> None:
+        self.clips = tuple(Clip(key, (key,), (), None) for key in clips)
+        self.waves = list(clips.values())
+
+    def read(self, i: int, rate_hz: int) -> np.ndarray:
+        wave = self.waves[i]
+        if isinstance(wave, str):
+            raise AudioError(self.clips[i].key, wave)
+        return wave
+
+
+def test_held_out_clips_that_cannot_be_heard_are_left_out(source, caplog):
+    mixed = InMemory(good=np.ones(8000, np.float32), bad="corrupt", still=np.zeros(80, np.float32))
+    with caplog.at_level(logging.WARNING):
+        heard = module.hear(mixed, range(3), 16_000, longest_s=0.25)
+    assert {i: len(wave) for i, wave in heard.items()} == {0: 4000}
+    told = caplog.text
+    assert "bad left out: corrupt" in told
+    assert "still left out: silent" in told
+    with pytest.raises(DataError, match="none of the 1 held-out clips can be heard"):
+        module.hear(mixed, [1], 16_000, longest_s=1.0)
+
+
+def test_no_held_out_clips_is_told_at_once(source, tmp_path):
+    with pytest.raises(DataError, match="held-out data has no clips"):
+        pretrain(recipe(), source, tmp_path, valid=SubsetSource(source, []))
+
+
+def test_a_place_that_cannot_be_written_is_named(source, tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(ConfigError, match=r"file.*cannot be written"):
+        pretrain(recipe(), source, tmp_path / "file" / "run")
+
+
+# published text encoders
+
+
+def published(folder: Path, kind: str, **changes: object) -> Path:
+    """A tiny encoder as its makers would publish it."""
+    transformers = pytest.importorskip("transformers")
+    names = {
+        "bert": ("BertConfig", "BertModel"),
+        "bert masked": ("BertConfig", "BertForMaskedLM"),
+        "roberta": ("RobertaConfig", "RobertaModel"),
+        "modernbert": ("ModernBertConfig", "ModernBertForMaskedLM"),
+    }
+    config_name, model_name = names[kind]
+    special = {"cls_token_id": None, "sep_token_id": 2} if kind == "modernbert" else {}
+    config = getattr(transformers, config_name)(**COMMON, **special, **changes)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        encoder = getattr(transformers, model_name)(config)
+    encoder.save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer().backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    return folder
+
+
+def with_text(name: Path | None, steps: int = 2) -> Recipe:
+    text = HfTextSpec(name=None if name is None else str(name), max_tokens=32)
+    return recipe(steps=steps).model_copy(update={"model": spec(text=text)})
+
+
+@pytest.mark.parametrize("kind", ["bert", "bert masked", "roberta", "modernbert"])
+def test_a_published_text_encoder_is_trained_on(source, tmp_path, kind):
+    folder = published(tmp_path / "published", kind)
+    state = torch.get_rng_state()
+    done = pretrain(with_text(folder), source, tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), state)
+    for path in folder.iterdir():
+        path.unlink()  # a trained model needs it no more
+    content = load_model(done.model_file)
+    assert content.model.spec.text.config["hidden_size"] == 32
+    assert content.tokenizer(["a dog barks"]) == tokenizer()(["a dog barks"])
+    listener = echoic.load(done.model_file)
+    assert torch.isfinite(listener.embed_text(["tone number one"])).all()
+
+
+def test_published_weights_are_taken_over_in_float32(tmp_path):
+    import transformers
+
+    folder = published(tmp_path / "half", "bert")
+    half = transformers.BertModel.from_pretrained(folder).to(torch.bfloat16)
+    half.save_pretrained(folder)
+    taken = module.published_text(HfTextSpec(name=str(folder)))
+    assert {w.dtype for w in taken.weights.values()} == {torch.float32}
+    wanted = half.float().state_dict()
+    assert all(torch.equal(w, wanted[name]) for name, w in taken.weights.items())
+    built = module.build(spec(text=taken.spec), seed=0)
+    assert {p.dtype for p in built.parameters()} == {torch.float32}
+    module.load_strictly(built.text.encoder, taken.weights, "text")
+
+
+def test_a_published_encoder_that_cannot_be_used_is_one_line(source, tmp_path):
+    folder = published(tmp_path / "published", "bert")
+    with pytest.raises(ConfigError, match=r"model\.text\.name: a training needs"):
+        pretrain(with_text(None), source, tmp_path / "run")
+
+    def refusal() -> str:
+        with pytest.raises(ConfigError) as caught:
+            pretrain(with_text(folder), source, tmp_path / "run")
+        assert str(folder) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be loaded" in refusal()
+    weights.rename(folder / "pytorch_model.bin")  # a pickle, to judge by its name
+    assert "cannot be loaded" in refusal()
+    weights.write_bytes(whole)
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(weights)
+    missing = "encoder.layer.0.attention.self.query.weight"
+    save_file({k: v for k, v in tensors.items() if k != missing}, weights, {"format": "pt"})
+    assert f"its weights lack {missing}" in refusal()
+    for path in folder.iterdir():
+        path.unlink()
+    assert "cannot be loaded" in refusal()
