@@ -17,7 +17,8 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    Console().print(table)
+    console = Console()
+    Console(width=max(console.width, 120)).print(table)  # a pipe reports 80
 
 
 def finish(figures: Mapping[str, object]) -> None:

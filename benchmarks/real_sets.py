@@ -71,7 +71,7 @@ def by_sound(rows: Sequence[Row], waves: Sequence[np.ndarray]) -> list[str]:
     group = np.arange(len(rows))
     for one, other in np.argwhere(np.triu(z @ z.T, 1) > NEAR_DUPLICATE):
         group[group == group[other]] = group[one]
-    return [rows[i]["file"] for i in group]
+    return [rows[i]["file"] for i in group.tolist()]
 
 
 SETS = (

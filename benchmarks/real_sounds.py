@@ -36,7 +36,7 @@ from echoic.pretrain import pretrain
 from echoic.recipes import find_recipe
 from echoic.recipes.recipe import Recipe
 
-STEPS = 3000
+STEPS = 2400
 QUICK_STEPS = 120
 
 

@@ -37,7 +37,7 @@ from echoic.types import AudioError, AudioFeatures, EchoicError, Ragged
 log = logging.getLogger("echoic.api")
 
 # Tokens of audio in one encoder call: about 40 s, few enough that its layers stay in the cache of a
-# core (a fifth faster than 4096 at the size of nano).
+# core (at the size of nano a tenth to a fifth faster than 4096).
 BATCH_TOKENS = 1024
 BLOCK_S = 10.0
 
@@ -192,7 +192,7 @@ class EchoicModel:
         for start, window in cuts:
             yield start / rate, (start + len(window)) / rate, self._clip_vectors([window])[0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def audio_features(self, waves: Sequence[np.ndarray]) -> AudioFeatures:
         """Un-pooled tokens and clip vectors of waves (T,) at `rate_hz`, none longer than the model
         hears."""
@@ -233,7 +233,7 @@ class EchoicModel:
             heard[index].plan.append((start, start + len(window)))
             heard[index].vectors.append(vector)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _clip_vectors(self, waves: Sequence[np.ndarray]) -> Tensor:
         return F.normalize(self.audio_features(waves).clip.float(), dim=-1).cpu()
 
@@ -262,7 +262,7 @@ class EchoicModel:
             raise EchoicError(f"embed_tokens: row {empty[0]} has no token")
         return self._text_vectors(rows) if rows else torch.zeros(0, self.embed_dim)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _text_vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
         ragged = Ragged.from_rows([torch.tensor(row, dtype=torch.int64) for row in ids])
         return F.normalize(self.network.text(ragged.to(self.device)).clip.float(), dim=-1).cpu()

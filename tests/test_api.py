@@ -384,3 +384,26 @@ def test_ready_tokens_equal_their_text(listener, padded):
     mask[3] = 0
     with pytest.raises(EchoicError, match="row 3 has no token"):
         listener.embed_tokens(ids, mask)
+
+
+def test_what_is_handed_out_may_be_trained_on(listener):
+    """Vectors and tokens are ordinary tensors: a probe or a captioner learns from them."""
+    ids, mask = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3)
+    handed = [
+        listener.embed_audio(mixed()), listener.embed_text(SENTENCES),
+        listener.embed_tokens(ids, mask), next(listener.embed_windows(noise(1), window_s=1.0))[2],
+        listener.audio_features([noise(1)]).tokens, listener.audio_features([noise(1)]).clip,
+    ]  # fmt: skip
+    for vectors in handed:
+        weight = torch.ones(vectors.shape[-1], requires_grad=True)
+        (vectors @ weight).square().sum().backward()
+        assert weight.grad.abs().sum() > 0
+
+
+def test_listening_does_not_disturb_a_training(listener):
+    """What is kept for batches of equal lengths serves an evaluation and the next step alike."""
+    waves = [noise(0.31), noise(1.93), noise(1.21)]
+    listener.embed_audio(waves)
+    by_length = Ragged.from_rows([torch.from_numpy(w) for w in sorted(waves, key=len)])
+    listener.network.audio(by_length).clip.sum().backward()
+    listener.network.zero_grad()

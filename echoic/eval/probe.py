@@ -66,7 +66,7 @@ def choose_penalty(
 
 
 def pooled_tokens(tokens: ArrayLike, time_s: ArrayLike, *, segments: int) -> Floats:
-    """A clip's un-pooled tokens as one vector: mean, deviation, and the means of equal time segments.
+    """A clip's un-pooled tokens as one vector: mean, deviation, means of equal time segments.
 
     tokens: (P, D); time_s: (P,) centre of each token. Returns ((2 + segments) * D,). A segment
     without a token takes the nearest one.

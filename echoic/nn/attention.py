@@ -124,8 +124,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: _Bucket, reach: int | None)
 
 
 def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, heard: Tensor | None) -> Tensor:
-    """Plain attention. On the CPU the fused kernel's backward pass is three to four times slower
-    than the products written out (measured in benchmarks/attention), its forward pass is not."""
+    """Plain attention. In bfloat16 on the CPU the fused kernel's backward pass takes two to three
+    times as long as that of the products written out (benchmarks/attention.py); alone forward, and
+    in float32, it is as good."""
     if not (q.requires_grad and q.device.type == "cpu"):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=heard)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -156,7 +157,8 @@ def _banded(q: Tensor, k: Tensor, v: Tensor, real: Tensor | None, reach: int) ->
 
 
 def _with_neighbours(x: Tensor, reach: int) -> Tensor:
-    """(n, H, (blocks + 2) reach, E) -> (n, blocks, H, 3 reach, E): each block between its neighbours."""
+    """(n, H, (blocks + 2) reach, E) -> (n, blocks, H, 3 reach, E): each block between its
+    neighbours."""
     x = x.unflatten(2, (-1, reach)).transpose(1, 2)
     return torch.cat([x[:, :-2], x[:, 1:-1], x[:, 2:]], dim=3)
 

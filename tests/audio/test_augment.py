@@ -132,6 +132,16 @@ def test_stripes_are_few_whole_and_no_wider_than_asked(lengths, seed, share, wid
             assert sum(runs(columns)) <= stripes * min(widest, BINS)
 
 
+def test_one_stripe_never_takes_a_whole_clip():
+    for augment in (
+        FrameAugment(stripes=1, freq_bins=1000),
+        FrameAugment(stripes=1, time_share=1.0),
+    ):
+        changed = augment.seeded(0)(ones(*[20] * 200))
+        assert all(clip.any() for clip in changed)
+        assert not changed.values.all()
+
+
 def test_stripes_lie_anywhere_and_differ_from_clip_to_clip():
     augment = FrameAugment(stripes=1, time_share=0.4)
     gone = torch.stack([clip[:, 0] == 0 for clip in augment.seeded(0)(ones(*[30] * 300))])
