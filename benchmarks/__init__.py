@@ -2,4 +2,4 @@
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; before torch
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does; before torch

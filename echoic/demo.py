@@ -57,18 +57,24 @@ class DemoSize(Spec):
 
 
 FULL = DemoSize(
-    train=1600, valid=150, test=300, max_s=10.0, steps=600, singles=240, pairs=240, sounds=40
+    train=4000, valid=150, test=300, max_s=8.0, steps=700, singles=240, pairs=240, sounds=40
 )
 QUICK = DemoSize(train=48, valid=10, test=16, max_s=3.0, steps=6, singles=20, pairs=12, sounds=8)
 
 
 def run_demo(
-    folder: Path, size: DemoSize = FULL, *, processes: int = 1, console: Console | None = None
+    folder: Path,
+    size: DemoSize = FULL,
+    *,
+    processes: int = 1,
+    console: Console | None = None,
+    program: str = "echoic",
 ) -> bool:
     """Run all stages in `folder`; False where the training was asked to stop (the same call then
     goes on).
 
-    processes: that render scenes. console: where the stages are told. Raises ConfigError where a
+    processes: that render scenes. console: where the stages are told. program: how echoic is called
+    in what to type next. Raises ConfigError where a
     demo of another size lies in `folder`, and what the stages raise.
     """
     told = console or Console(quiet=True)
@@ -89,7 +95,7 @@ def run_demo(
     with _stage(told, 5, f"search {folder / 'sounds'} for “{query}”"):
         told.print(_search(model, folder / "sounds", query))
     told.print(f"the whole demo took {_clock(time.perf_counter() - began_s)}")
-    told.print(_next(folder, query))
+    told.print(_next(folder, query, program), soft_wrap=True)
     return True
 
 
@@ -214,14 +220,14 @@ def _search(model: EchoicModel, folder: Path, query: str) -> Table:
     return table
 
 
-def _next(folder: Path, query: str) -> str:
+def _next(folder: Path, query: str, program: str) -> str:
     model, sounds = folder / FILE_NAME, folder / "sounds"
     lines: Sequence[str] = (
         "what to type next:",
         f"  open {folder / 'report.html'} in a browser",
-        f'  echoic search "rain and thunder" {sounds} --model {model}',
-        f'  echoic classify {sounds} --labels "{query},rain,footsteps" --top 2 --model {model}',
-        f"  echoic check {model}",
-        "  echoic train nano --data YOUR.csv",
+        f'  {program} search "rain and thunder" {sounds} --model {model}',
+        f'  {program} classify {sounds} --labels "{query},rain,footsteps" --top 2 --model {model}',
+        f"  {program} check {model}",
+        f"  {program} train nano --data YOUR.csv",
     )
     return "\n".join(lines)

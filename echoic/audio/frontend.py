@@ -123,7 +123,8 @@ class FrontEnd(nn.Module):
         with torch.autocast(audio.values.device.type, enabled=False):
             laid, picked = self._lay_out(audio)
             frames = laid.unfold(0, self.spec.n_fft, self.spec.hop_samples) * self.window
-            power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1)
+            spectrum = torch.fft.rfft(frames)
+            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
             logmel = self._log(power @ self.mel)
         lengths = [self.spec.frames(n) for n in audio.lengths]
         return Ragged.from_lengths((logmel[picked] - self.spec.mean) / self.spec.std, lengths)

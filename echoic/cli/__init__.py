@@ -64,9 +64,10 @@ def _echoic(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Threads that wait by spinning take the cores from whatever else runs: beside one busy process
-    # a training step was 2 to 12 times slower. Read once, when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # OpenMP threads that wait by spinning take the cores from whatever else runs, the loader's
+    # threads among them: beside one busy process a training step was many times slower, and with
+    # short spins it is no slower alone. Read once, when torch is loaded.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -232,6 +233,17 @@ def writing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink()
+
+
+def program() -> str:
+    """How this shell calls echoic: by name where its PATH finds this one, else by the path that was
+    typed (a .venv that is not activated)."""
+    called = Path(sys.argv[0])
+    found = shutil.which("echoic")
+    if called.name != "echoic" or (found and Path(found).resolve() == called.resolve()):
+        return "echoic"
+    here = called.absolute()
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 def typed(*words: object) -> str:

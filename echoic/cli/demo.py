@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from echoic.cli.common import CpuThreads, messages, use_cpu
+from echoic.cli.common import CpuThreads, messages, program, use_cpu
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +30,12 @@ def demo(
     from echoic.demo import FULL, QUICK, run_demo
 
     computing = use_cpu(cpu_threads)
-    finished = run_demo(out, QUICK if quick else FULL, processes=computing, console=messages())
+    finished = run_demo(
+        out,
+        QUICK if quick else FULL,
+        processes=computing,
+        console=messages(),
+        program=program(),
+    )
     if not finished:
         raise typer.Exit(130)

@@ -21,6 +21,7 @@ from echoic.cli.common import (
     emit,
     messages,
     plain_table,
+    program,
     say,
     show,
     typed,
@@ -195,8 +196,10 @@ def next_commands(model: Path, source: Source, measured: Sequence[object]) -> li
     from echoic.data.sources import FileSource
 
     report = model.parent / "report.html"
-    lines = [f"measure it:  {typed('echoic', 'eval', model, *measured, '--report', report)}"]
+    lines = [f"measure it:  {typed(program(), 'eval', model, *measured, '--report', report)}"]
     if isinstance(source, FileSource):
         query, folder = source.clips[0].captions[0], source.paths[0].parent
-        lines.append(f"search by it:  {typed('echoic', 'search', query, folder, '--model', model)}")
-    return [*lines, f"check the file:  {typed('echoic', 'check', model)}"]
+        lines.append(
+            f"search by it:  {typed(program(), 'search', query, folder, '--model', model)}"
+        )
+    return [*lines, f"check the file:  {typed(program(), 'check', model)}"]

@@ -76,7 +76,7 @@ def nano() -> Recipe:
     return base.model_copy(
         update={
             "name": "nano",
-            "data": DataSpec(budget_tokens=2048),
+            "data": DataSpec(budget_tokens=4096),
             "optim": OptimSpec(
                 lr=1e-3, warmup_steps=100, steps=800, betas=(0.9, 0.98), weight_decay=0.1,
                 precision="bf16",
