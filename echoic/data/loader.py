@@ -193,11 +193,15 @@ class Loader:
         if i not in self._cache and duration_s is not None and duration_s > self.max_s:
             return self._read_window(i, places * (duration_s - self.max_s))
         audio = self._whole(i)
-        latest = max(0, len(audio) - self._max_samples)
-        loudest = int(np.abs(audio).argmax())
-        firsts = [*np.rint(places * latest).astype(int), min(loudest, latest)]
-        windows = (audio[first : first + self._max_samples] for first in firsts)
-        return next(filter(_has_sound, windows))
+        latest = len(audio) - self._max_samples
+        if latest <= 0:
+            return audio
+        for first in np.rint(places * latest).astype(int):
+            window = audio[first : first + self._max_samples]
+            if _has_sound(window):
+                return window
+        first = min(int(np.abs(audio).argmax()), latest)
+        return audio[first : first + self._max_samples]
 
     def _whole(self, i: int) -> np.ndarray:
         audio = self._cache.get(i)
