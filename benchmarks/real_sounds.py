@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch.nn.functional as F
 from rich.console import Console
 
 from benchmarks.output import finish, show
@@ -83,12 +84,12 @@ def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def heard(model: EchoicModel, wave: np.ndarray, segments: int) -> np.ndarray:
-    """What the probe sees of a clip: its vector, and its tokens pooled over time as the baseline
-    pools frames."""
+    """What the probe sees of a clip: its unit vector, as embed_audio gives it, and its tokens
+    pooled over time as the baseline pools frames."""
     features = model.audio_features([wave])
-    tokens = features.tokens.float().numpy()
-    pooled = pooled_tokens(tokens, features.time_s.numpy(), segments=segments)
-    return np.concatenate([features.clip[0].float().numpy(), pooled])
+    clip = F.normalize(features.clip[0].float(), dim=0).numpy()
+    tokens, time_s = features.tokens.float().numpy(), features.time_s.numpy()
+    return np.concatenate([clip, pooled_tokens(tokens, time_s, segments=segments)])
 
 
 def run(
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=_shared(), help="folder that holds data/")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps")
     parser.add_argument("--seeds", type=int, default=1, help="how many trainings")
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--fold", type=int, default=2, choices=(1, 2, 3, 4), help="held out")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, help="keep the runs here (default: dropped)")
@@ -124,7 +126,7 @@ def main() -> None:
         out = args.out or Path(scratch)
         runs = [
             run(args.shared, folds, seed=seed, steps=steps, out=out / f"seed{seed}")
-            for seed in range(args.seeds)
+            for seed in range(args.first_seed, args.first_seed + args.seeds)
         ]
     mean = {name: float(np.mean([r[name] for r in runs])) for name in runs[0]}
     spread = {f"{name}_std": float(np.std([r[name] for r in runs])) for name in runs[0]}
