@@ -57,7 +57,7 @@ class DemoSize(Spec):
 
 
 FULL = DemoSize(
-    train=4000, valid=150, test=300, max_s=8.0, steps=700, singles=240, pairs=240, sounds=40
+    train=4000, valid=150, test=300, max_s=8.0, steps=600, singles=240, pairs=240, sounds=40
 )
 QUICK = DemoSize(train=48, valid=10, test=16, max_s=3.0, steps=6, singles=20, pairs=12, sounds=8)
 

@@ -111,7 +111,10 @@ def _replacing(path: Path) -> Iterator[Path]:
     disk."""
     unfinished = path.with_name(path.name + ".part")
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
         yield unfinished
+        unfinished.chmod(mode)  # safetensors writes files that only their owner may read
         with unfinished.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(unfinished, path)

@@ -207,3 +207,10 @@ def test_a_model_file_in_half_precision_is_heard_in_full(file, tmp_path):
     again = load_model(rewritten(file, tmp_path / "m", halves))
     assert {p.dtype for p in again.model.parameters()} == {torch.float32}
     assert isinstance(again, ModelFile)
+
+
+def test_others_may_read_the_file_where_the_umask_allows(tmp_path):
+    save_model(tmp_path / "m.safetensors", content())
+    (tmp_path / "plain").touch()
+    mode = (tmp_path / "plain").stat().st_mode
+    assert (tmp_path / "m.safetensors").stat().st_mode == mode
