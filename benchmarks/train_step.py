@@ -79,8 +79,9 @@ def main() -> None:
     times = {p: seconds(p, given, 5 if args.quick else 25) for p in ("fp32", "bf16")}
     if args.busy:
         other.terminate()
+    spin = os.environ["GOMP_SPINCOUNT"]
     show(
-        f"A step of nano, {CLIPS} clips, {audio_s:.0f} s of audio, spin {os.environ['GOMP_SPINCOUNT']}",
+        f"A step of nano, {CLIPS} clips, {audio_s:.0f} s of audio, spin {spin}",
         ("precision", "seconds", "audio-s/s"),
         [(name, s, f"{audio_s / s:.0f}") for name, s in times.items()],
     )
