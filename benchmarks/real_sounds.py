@@ -55,9 +55,7 @@ def recipe_for(seed: int, steps: int) -> Recipe:
     return base.model_copy(
         update={
             "wave_augment": WaveAugment(speed=0.15, gain_db=6, shift_s=0.1),
-            "frame_augment": FrameAugment(
-                time_share=0.15, freq_bins=12, warp=0.15, eq=0.25, cut_bins=18
-            ),
+            "frame_augment": FrameAugment(time_share=0.15, freq_bins=12, warp=0.15, eq=0.25),
         }
     )
 

@@ -53,15 +53,13 @@ class WaveAugment(Spec):
 class FrameAugment(Spec):
     """time_share: longest time stripe as a share of the clip; freq_bins: widest frequency stripe;
     warp: largest stretch of the mel axis, as a share; eq: largest change by the equaliser, in units
-    of the normalised frames; cut_bins: most bins taken off the top of every second clip, as from
-    recordings at a lower rate."""
+    of the normalised frames."""
 
     stripes: Annotated[int, Field(ge=0)] = 2
     time_share: Share = 0.0
     freq_bins: Annotated[int, Field(ge=0)] = 0
     warp: Amount = 0.0
     eq: Amount = 0.0
-    cut_bins: Annotated[int, Field(ge=0)] = 0
 
     def seeded(self, seed: int) -> SeededFrameAugment:
         """The same change with its draws fixed: a function of frames that `AudioTower` takes."""
@@ -86,8 +84,6 @@ class SeededFrameAugment:
             values = _warp_mel(values, clip.to(device), stretch.to(device))
         if spec.eq:
             values = values + _equaliser(clips, bins, spec.eq, draw).to(device)[clip.to(device)]
-        if spec.cut_bins:
-            values = _cut_top(values, clip.to(device), _cuts(clips, spec.cut_bins, draw).to(device))
         if spec.stripes and (spec.time_share or spec.freq_bins):
             values = values.masked_fill(self._stripes(lengths, clip, bins, draw).to(device), 0.0)
         return Ragged(values, frames.offsets)
@@ -129,21 +125,6 @@ def _warp_mel(values: Tensor, clip: Tensor, stretch: Tensor) -> Tensor:
     below = values.gather(1, low[clip])
     above = values.gather(1, (low + 1).clamp(max=bins - 1)[clip])
     return torch.lerp(below, above, share)
-
-
-def _cuts(clips: int, most: int, draw: torch.Generator) -> Tensor:
-    """(B,) bins to take off: none of about half the clips, 1 to `most` of the others."""
-    width = (torch.rand(clips, generator=draw) * most).floor().long() + 1
-    return width * (torch.rand(clips, generator=draw) < 0.5)
-
-
-def _cut_top(values: Tensor, clip: Tensor, cuts: Tensor) -> Tensor:
-    """The top bins at the quietest value that their clip has anywhere."""
-    quiet = values.new_full((len(cuts),), torch.inf)
-    quiet = quiet.scatter_reduce(0, clip, values.amin(1), "amin")
-    bins = torch.arange(values.shape[1], device=values.device)
-    above = bins >= values.shape[1] - cuts[clip][:, None]
-    return torch.where(above, quiet[clip][:, None], values)
 
 
 def _equaliser(clips: int, bins: int, most: float, draw: torch.Generator, knots: int = 4) -> Tensor:

@@ -13,7 +13,7 @@ from echoic.audio.augment import FrameAugment, WaveAugment
 from echoic.types import Ragged
 
 BINS = 64
-ALL = FrameAugment(stripes=2, time_share=0.3, freq_bins=8, warp=0.2, eq=0.5, cut_bins=6)
+ALL = FrameAugment(stripes=2, time_share=0.3, freq_bins=8, warp=0.2, eq=0.5)
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
@@ -208,20 +208,3 @@ def test_an_equaliser_adds_the_same_smooth_curve_to_every_frame():
 def test_bounds_of_frames_are_kept(wrong):
     with pytest.raises(ValidationError):
         FrameAugment(**wrong)
-
-
-def test_cut_takes_the_top_off_some_clips_and_leaves_the_rest():
-    draw = torch.Generator().manual_seed(0)
-    clips = [torch.rand(9, 12, generator=draw) + 1 for _ in range(40)]
-    changed = FrameAugment(stripes=0, cut_bins=5).seeded(3)(Ragged.from_rows(clips))
-    cuts = []
-    for before, after in zip(clips, changed, strict=True):
-        cut = int((after != before).any(0).sum())
-        assert torch.equal(after[:, : 12 - cut], before[:, : 12 - cut])
-        if cut:
-            top = after[:, 12 - cut :]
-            assert torch.equal(top, torch.full_like(top, float(before.min())))
-        cuts.append(cut)
-    assert 10 < sum(c > 0 for c in cuts) < 30
-    assert max(cuts) <= 5
-    assert len(set(cuts)) > 3
