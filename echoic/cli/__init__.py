@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # OpenMP threads that wait by spinning take the cores from whatever else runs, the loader's
-    # threads among them: beside one busy process a training step was many times slower, and with
-    # short spins it is no slower alone. Read once, when torch is loaded.
+    # threads among them: on a machine with more work than cores a training step was up to ten times
+    # slower. With short spins it is no slower alone. Read once, when torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name may hold what the terminal cannot show
