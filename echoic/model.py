@@ -26,8 +26,6 @@ from echoic.encoders.slap import SlapEncoder, SlapSpec
 from echoic.encoders.text import HfTextEncoder, HfTextSpec, SmallTextEncoder, SmallTextSpec
 from echoic.types import AudioFeatures, Ragged, TextFeatures
 
-MAX_LOGIT_SCALE = math.log(100)
-
 TextSpec = Annotated[SmallTextSpec | HfTextSpec, Field(discriminator="kind")]
 
 

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, chain, count, islice
+from threading import Lock
 from typing import Any, Literal
 from zlib import crc32
 
@@ -206,20 +207,19 @@ class Loader:
     def _whole(self, i: int) -> np.ndarray:
         audio = self._cache.get(i)
         if audio is None:
-            audio = self.source.read(i, self.rate_hz)[:]
+            audio = self.source.read(i, self.rate_hz)
             check_audio(self._clips[i].key, audio)
-            audio.flags.writeable = False
+            audio = _read_only(audio)
             self._cache.put(i, audio)
         return audio
 
     def _read_window(self, i: int, starts_s: np.ndarray) -> np.ndarray:
         for start_s in starts_s:
-            audio = read_window(self.source, i, self.rate_hz, float(start_s), self.max_s)[:]
+            audio = read_window(self.source, i, self.rate_hz, float(start_s), self.max_s)
             if _has_sound(audio):
                 break
         check_audio(self._clips[i].key, audio)
-        audio.flags.writeable = False
-        return audio
+        return _read_only(audio)
 
     @property
     def _max_samples(self) -> int:
@@ -380,6 +380,7 @@ class _Cache:
         known = [s is not None for s in durations_s]
         self._may_hold = {i for i, sum_ in enumerate(needed) if known[i] and sum_ <= limit_bytes}
         self._clips: dict[int, np.ndarray] = {}
+        self._room, self._lock = limit_bytes, Lock()
 
     def __contains__(self, i: int) -> bool:
         return i in self._may_hold
@@ -388,5 +389,7 @@ class _Cache:
         return self._clips.get(i)
 
     def put(self, i: int, audio: np.ndarray) -> None:
-        if i in self._may_hold:
-            self._clips[i] = audio
+        with self._lock:  # a clip may be longer than its table says: then it is read each time
+            if i in self._may_hold and i not in self._clips and audio.nbytes <= self._room:
+                self._clips[i] = audio
+                self._room -= audio.nbytes

@@ -37,9 +37,7 @@ def packed_attention(
     """
     buckets, back = _buckets(lengths, q.device)
     mixed = [_attend(q, k, v, bucket, reach) for bucket in buckets]
-    if len(mixed) == 1 and back is None:
-        return mixed[0]
-    return torch.cat(mixed).index_select(0, back) if back is not None else torch.cat(mixed)
+    return mixed[0] if back is None else torch.cat(mixed).index_select(0, back)
 
 
 def masked_attention(
