@@ -49,7 +49,7 @@ class Spec(BaseModel):
             raise ConfigError(f"{where}: {found}") from None
 
     def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
@@ -69,11 +69,16 @@ class _Loader(yaml.SafeLoader):
     """YAML as people write numbers: 1e-4 is one, as in YAML 1.2; PyYAML's 1.1 reads a string."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+"),
-    list("-+.0123456789"),
-)
+class _Dumper(yaml.SafeDumper):
+    """Its counterpart: quotes a string that `_Loader` would read as a number."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z"),
+        list("-+.0123456789"),
+    )
 
 
 def _read_yaml(text: str) -> Any:

@@ -166,3 +166,14 @@ def test_any_value_changes_the_fingerprint(change):
 def test_specs_cannot_be_changed_in_place():
     with pytest.raises(ValueError, match="frozen"):
         Whole().name = "other"
+
+
+@pytest.mark.parametrize("name", ["0E0", "1e5", "1e5x", "1e-4 and more", "-.5e3"])
+def test_a_string_that_looks_like_a_number_stays_one(name, tmp_path):
+    file = tmp_path / "spec.yaml"
+    file.write_text(Whole(name=name).to_yaml(), "utf-8")
+    assert Whole.from_yaml(file).name == name
+
+
+def test_an_override_may_begin_like_a_number():
+    assert Whole().override(["name=1e5x"]).name == "1e5x"
