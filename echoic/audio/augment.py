@@ -62,7 +62,7 @@ class FrameAugment(Spec):
     eq: Amount = 0.0
 
     def seeded(self, seed: int) -> SeededFrameAugment:
-        """The same change with its draws fixed: a function of frames that `AudioTower` takes."""
+        """The same change with its draws fixed: a function of frames that a tower takes."""
         return SeededFrameAugment(self, seed)
 
 

@@ -12,8 +12,11 @@ B clips, T samples, N frames, F mel bins, K = n_fft / 2 + 1 frequency bins.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -101,10 +104,13 @@ PRESETS = {"laion_slaney": laion_slaney, "laion_htk": laion_htk, "m2d": m2d, "sl
 
 
 class FrontEnd(nn.Module):
-    """Log-mel spectrograms of a ragged batch. Ragged (ΣT,) float32 -> Ragged (ΣN, F) float32."""
+    """Log-mel spectrograms of a ragged batch. Ragged (ΣT,) float32 -> Ragged (ΣN, F) float32.
+
+    Gradients reach samples that require them.
+    """
 
     window: Tensor  # (n_fft,)
-    mel: Tensor  # (K, F)
+    mel: Tensor  # (K', F): without the frequency bins that no filter hears
 
     def __init__(self, spec: FrontEndSpec) -> None:
         super().__init__()
@@ -112,45 +118,127 @@ class FrontEnd(nn.Module):
         hann = torch.hann_window(spec.win_samples, periodic=True, dtype=torch.float64)
         left = (spec.n_fft - spec.win_samples) // 2
         window = nn.functional.pad(hann, (left, spec.n_fft - spec.win_samples - left))
+        filters = mel_filters(spec)
+        heard = filters.any(1).nonzero()
+        self._heard = slice(int(heard[0]), int(heard[-1]) + 1)
         # Made from the spec, so never in a state dict: a checkpoint cannot hold a bank that
         # contradicts it.
         self.register_buffer("window", window.float(), persistent=False)
-        self.register_buffer("mel", mel_filters(spec), persistent=False)
+        self.register_buffer("mel", filters[self._heard].clone(), persistent=False)
 
-    @torch.no_grad()
     def forward(self, audio: Ragged) -> Ragged:
-        # A log-mel in half precision is not the one that the model knows: no autocast in here.
-        with torch.autocast(audio.values.device.type, enabled=False):
-            laid, picked = self._lay_out(audio)
-            frames = laid.unfold(0, self.spec.n_fft, self.spec.hop_samples) * self.window
-            spectrum = torch.fft.rfft(frames)
-            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-            logmel = self._log(power @ self.mel)
-        lengths = [self.spec.frames(n) for n in audio.lengths]
-        return Ragged.from_lengths((logmel[picked] - self.spec.mean) / self.spec.std, lengths)
+        return self.of_clips(audio)
 
-    def _lay_out(self, audio: Ragged) -> tuple[Tensor, Tensor]:
-        """Clips with reflected ends, each starting at a multiple of the hop, so that one strided
-        view cuts the frames of the whole batch; the second result picks the frames that do not
-        straddle two clips."""
+    def of_clips(self, clips: Iterable[Tensor]) -> Ragged:
+        """The same from clips (T,) one after another, each needed no longer than its turn lasts:
+        made on the way, they cost no memory. Raises ValueError on no clips."""
+        lengths: list[int] = []
+
+        def spans() -> Iterator[Tensor]:
+            for clip in clips:
+                lengths.append(self.spec.frames(len(clip)))
+                yield from self._spans(clip)
+
+        frames = list(self._logmels(spans()))
+        if not frames:
+            raise ValueError("a ragged batch needs at least one clip")
+        return Ragged.from_lengths(torch.cat(frames), lengths)
+
+    def stream(self, blocks: Iterable[npt.NDArray[np.float32] | Tensor]) -> Iterator[Tensor]:
+        """The frames (N, F) of one recording in pieces (n, F), from its samples in blocks (T,) of
+        any length. Laid end to end they are `forward`'s, up to rounding; memory does not grow."""
+        return self._logmels(self._stream_spans(blocks))
+
+    def _spans(self, clip: Tensor) -> Iterator[Tensor]:
+        """A clip with reflected ends, as runs of samples (T',): a frame begins at every hop of
+        each. All but the frames that reach over an end are a view of the clip."""
         hop, half = self.spec.hop_samples, self.spec.n_fft // 2
-        pieces: list[Tensor] = []
-        picked: list[Tensor] = []
-        start = 0
-        for clip in audio:
-            clip = nn.functional.pad(clip, (0, max(0, self.spec.shortest_samples - len(clip))))
-            padded = nn.functional.pad(clip[None], (half, half), mode="reflect")[0]
-            padded = nn.functional.pad(padded, (0, -len(padded) % hop))
-            picked.append(torch.arange(1 + len(clip) // hop) + start)
-            pieces.append(padded)
-            start += len(padded) // hop
-        pieces.append(audio.values.new_zeros(self.spec.n_fft))
-        return torch.cat(pieces), torch.cat(picked).to(audio.values.device)
+        clip = nn.functional.pad(clip, (0, max(0, self.spec.shortest_samples - len(clip))))
+        left = clip[1 : half + 1].flip(0)
+        # how far the last frame reaches over the end
+        beyond = max(0, len(clip) // hop * hop + half - len(clip))
+        right = clip[-beyond - 1 : -1].flip(0)
+        first, last = -(-half // hop), (len(clip) - half) // hop  # frames that lie in the clip
+        if first > last:
+            yield torch.cat([left, clip, right])
+            return
+        yield torch.cat([left, clip[: (first - 1) * hop + half]])
+        yield clip[first * hop - half : last * hop + half]
+        if beyond:
+            yield torch.cat([clip[(last + 1) * hop - half :], right])
+
+    def _stream_spans(self, blocks: Iterable[npt.NDArray[np.float32] | Tensor]) -> Iterator[Tensor]:
+        """The same of a recording that comes in blocks."""
+        hop, half = self.spec.hop_samples, self.spec.n_fft // 2
+        most = _most_frames(self.window.device) * hop
+        held: list[Tensor] = []
+        count, begun = 0, False  # samples held; whether the left end is behind us
+        for block in blocks:
+            for at in range(0, len(block), most):
+                held.append(self._copied(block[at : at + most]))
+                count += len(held[-1])
+                if count < most:
+                    continue
+                laid = torch.cat(held)
+                laid = laid if begun else torch.cat([laid[1 : half + 1].flip(0), laid])
+                # What stays must be enough to reflect, should the end come now.
+                ready = min((len(laid) - 2 * half) // hop + 1, (len(laid) - half - 1) // hop)
+                yield laid[: (ready - 1) * hop + 2 * half]
+                held, begun = [laid[ready * hop :].clone()], True
+                count = len(held[0])
+        rest = torch.cat(held) if held else self.window.new_zeros(0)
+        if begun:
+            yield torch.cat([rest, rest[-half - 1 : -1].flip(0)])
+        else:
+            yield from self._spans(rest)
+
+    def _copied(self, samples: npt.NDArray[np.float32] | Tensor) -> Tensor:
+        """A copy, on the module's device: whoever handed them may fill their place anew."""
+        if not isinstance(samples, Tensor):
+            samples = torch.from_numpy(np.array(samples, np.float32))
+        return samples.to(self.window.device, torch.float32, copy=True)
+
+    def _logmels(self, spans: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The frames of all spans (T',), a bounded number (N, F) at a time."""
+        size, most = self.spec.n_fft, _most_frames(self.window.device)
+        frames = self.window.new_empty(most, size)
+        count = 0
+        for span in spans:
+            rest = span.unfold(0, size, self.spec.hop_samples)
+            if span.requires_grad and torch.is_grad_enabled():  # a buffer keeps no history
+                if count:
+                    yield self._logmel(frames[:count])
+                    count = 0
+                yield self._logmel(rest * self.window)
+                continue
+            while len(rest):
+                taken, rest = rest[: most - count], rest[most - count :]
+                torch.mul(taken, self.window, out=frames[count : count + len(taken)])
+                count += len(taken)
+                if count == most:
+                    yield self._logmel(frames)
+                    count = 0
+        if count:
+            yield self._logmel(frames[:count])
+
+    def _logmel(self, frames: Tensor) -> Tensor:
+        """Windowed frames (N, n_fft) -> (N, F)."""
+        # A log-mel in half precision is not the one that the model knows: no autocast in here.
+        with torch.autocast(frames.device.type, enabled=False):
+            spectrum = torch.fft.rfft(frames)[:, self._heard]
+            power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+            return (self._log(power @ self.mel) - self.spec.mean) / self.spec.std
 
     def _log(self, power: Tensor) -> Tensor:
         if self.spec.log == "db":
             return 10 * torch.log10(power.clamp(min=self.spec.floor))
         return torch.log(power + self.spec.floor)
+
+
+def _most_frames(device: torch.device) -> int:
+    """Frames at once. On a CPU what fits its cache, in buffers that the allocator keeps and need
+    not be mapped anew (a third of the time of whole batches); on a GPU enough to keep it busy."""
+    return 512 if device.type == "cpu" else 16_384
 
 
 def mel_filters(spec: FrontEndSpec) -> Tensor:
