@@ -6,10 +6,12 @@ B texts, L tokens.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from echoic.encoders.published import published_tokenizer
 from echoic.types import CheckpointError
 
 PAD, START, END = "<pad>", "<s>", "</s>"
@@ -43,6 +45,12 @@ class TextTokenizer:
             single=f"{START} $A {END}", special_tokens=framed
         )
         return cls(backend, max_tokens=max_tokens)
+
+    @classmethod
+    def published(cls, name: str | Path, *, max_tokens: int) -> TextTokenizer:
+        """That of a published RoBERTa, BERT, BART or CLIP: a folder, a tokenizer.json, or a name on
+        the Hub. Raises CheckpointError."""
+        return cls(published_tokenizer(name), max_tokens=max_tokens)
 
     @classmethod
     def from_json(cls, text: str, *, max_tokens: int) -> TextTokenizer:
