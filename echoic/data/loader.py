@@ -41,6 +41,7 @@ _WINDOWS_TRIED = 3  # a quiet stretch does not make a long recording silent
 _NAMED_CLIPS = 3
 _TOP_UP_TRIED = 64
 _SAMPLE_BYTES = 4
+_OF_CAPTIONS = 1 << 62  # above the marks of tags: a group's id is the smallest of its marks
 
 
 @dataclass(frozen=True)
@@ -304,22 +305,30 @@ def _read_only(audio: np.ndarray) -> np.ndarray:
 def meaning_ids(captions: Sequence[str], tags: Sequence[Sequence[str]]) -> list[int]:
     """(B,) ids, equal where captions agree but for case and spaces, or where tag sets agree.
 
-    tags: those of each row; rows without are compared by caption alone.
+    tags: those of each row; rows without are compared by caption alone. An id is made of the words,
+    so that it can be compared with those of other batches, as of other processes; where rows agree
+    by way of a third one, only if that is known in both.
     """
     ids: list[int] = []
-    seen: dict[object, int] = {}
-    for row, (caption, names) in enumerate(zip(captions, tags, strict=True)):
-        marks: list[object] = [" ".join(caption.split()).casefold()]
+    seen: dict[int, int] = {}
+    for caption, names in zip(captions, tags, strict=True):
+        marks = {_mark(" ".join(caption.split()).casefold(), _OF_CAPTIONS)}
         if names:
-            marks.append(frozenset(names))
-        known = sorted({seen[mark] for mark in marks if mark in seen})
-        own = known[0] if known else row
-        if len(known) > 1:  # this row says the same as two groups, which are then one
+            marks.add(_mark("\0".join(sorted(set(names))), 0))
+        known = {seen[mark] for mark in marks if mark in seen}
+        own = min(known | marks)
+        if known - {own}:  # this row says the same as other groups, which are then one
             ids = [own if i in known else i for i in ids]
             seen = {mark: own if i in known else i for mark, i in seen.items()}
         ids.append(own)
         seen.update(dict.fromkeys(marks, own))
     return ids
+
+
+def _mark(words: str, kind: int) -> int:
+    """63 bits that are the same for the same words in every process."""
+    digest = hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return kind | int.from_bytes(digest, "big") >> 2
 
 
 def _check(

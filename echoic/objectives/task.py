@@ -11,10 +11,14 @@ import math
 from collections.abc import Callable
 from typing import Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echoic.objectives.contrastive import contrastive_loss
+from echoic.objectives.four_term import MlpHeads, four_term_loss
+from echoic.objectives.gather import OwnQueries, Ranks
 from echoic.types import AudioFeatures, Batch, Ragged, TextFeatures
 
 FrameChange = Callable[[Ragged], Ragged]
@@ -25,14 +29,20 @@ class AudioTextModel(Protocol):
 
     logit_scale: nn.Parameter
 
-    def audio(self, audio: Ragged, augment: FrameChange | None = None) -> AudioFeatures: ...
+    def audio(
+        self,
+        audio: Ragged,
+        augment: FrameChange | None = None,
+        draw: np.random.Generator | None = None,
+    ) -> AudioFeatures: ...
 
     def text(self, text: Ragged) -> TextFeatures: ...
 
 
 class ContrastiveTask(nn.Module):
     """Symmetric contrastive pretraining. `augment` makes, from a batch's seed, the change of its
-    frames."""
+    frames; the views of long clips are drawn from that seed too. `ranks` says how the rows of
+    several processes meet."""
 
     def __init__(
         self,
@@ -41,27 +51,76 @@ class ContrastiveTask(nn.Module):
         weight: float = 1.0,
         max_logit_scale: float = math.log(100),
         augment: Callable[[int], FrameChange] | None = None,
+        ranks: Ranks = OwnQueries(),
     ) -> None:
         super().__init__()
         self.model = model
         self.weight, self.max_logit_scale, self.augment = weight, max_logit_scale, augment
+        self.ranks = ranks
         self.metrics: dict[str, float] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         change = self.augment(batch.seed) if self.augment and self.training else None
-        audio = self.model.audio(batch.audio, change)
+        draw = np.random.default_rng(batch.seed) if self.training else None
+        audio = self.model.audio(batch.audio, change, draw)
         text = self.model.text(batch.text)
-        scale = self.model.logit_scale.exp()
-        self.metrics = {
-            "tokens": float(len(audio.tokens) + len(text.tokens)),
-            "logit_scale": float(scale.detach()),
+        tokens = float(len(audio.tokens) + len(text.tokens))
+        self.metrics = {"tokens": tokens} | {
+            name: float(scale.detach().exp()) for name, scale in self.log_scales().items()
         }
         # bf16 would round a logit of 100 to the next half
         with torch.autocast(audio.clip.device.type, enabled=False):
-            loss = contrastive_loss(audio.clip.float(), text.clip.float(), scale, batch.meaning)
+            loss = self.loss(audio.clip.float(), text.clip.float(), batch.meaning)
         return {"contrastive": self.weight * loss}
+
+    def loss(self, audio: Tensor, text: Tensor, meaning: Tensor) -> Tensor:
+        """Of vectors (B, D), not normalised."""
+        scale = self.model.logit_scale.exp()
+        return contrastive_loss(audio, text, scale, meaning, ranks=self.ranks)
+
+    def log_scales(self) -> dict[str, nn.Parameter]:
+        return {"logit_scale": self.model.logit_scale}
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
-        """Keep the scale below its ceiling (CLIP and LAION-CLAP: 100)."""
-        self.model.logit_scale.clamp_(max=self.max_logit_scale)
+        """Keep the scales between 1 and their ceiling (CLIP and LAION-CLAP: 100)."""
+        for scale in self.log_scales().values():
+            scale.clamp_(0, self.max_logit_scale)
+
+
+class FourTermTask(ContrastiveTask):
+    """The same with LAION-CLAP's four-term loss. `heads` belong to the objective: they are trained
+    and saved with it, and left out of the exported model."""
+
+    def __init__(
+        self,
+        model: AudioTextModel,
+        heads: MlpHeads,
+        *,
+        kappa: float | None = None,
+        weight: float = 1.0,
+        max_logit_scale: float = math.log(100),
+        augment: Callable[[int], FrameChange] | None = None,
+        ranks: Ranks = OwnQueries(),
+    ) -> None:
+        super().__init__(
+            model, weight=weight, max_logit_scale=max_logit_scale, augment=augment, ranks=ranks
+        )
+        self.heads, self.kappa = heads, kappa
+
+    def loss(self, audio: Tensor, text: Tensor, meaning: Tensor) -> Tensor:
+        audio, text = F.normalize(audio, dim=-1), F.normalize(text, dim=-1)
+        return four_term_loss(
+            audio,
+            text,
+            self.heads.audio_transform(audio),
+            self.heads.text_transform(text),
+            self.model.logit_scale.exp(),
+            self.heads.logit_scale_t.exp(),
+            meaning,
+            kappa=self.kappa,
+            ranks=self.ranks,
+        )
+
+    def log_scales(self) -> dict[str, nn.Parameter]:
+        return super().log_scales() | {"logit_scale_t": self.heads.logit_scale_t}

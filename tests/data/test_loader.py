@@ -321,6 +321,13 @@ class TestMeaning:
         ids = meaning_ids(["one", "two", "one", "two"], [("a",), ("b",), (), ("a",)])
         assert len(set(ids)) == 1
 
+    def test_ids_hold_in_every_process(self):
+        here = meaning_ids(["a dog", "a cat"], [(), ("cat",)])
+        there = meaning_ids(["a bird", "A  dog", "another cat"], [("bird",), (), ("cat",)])
+        assert (here[0], here[1]) == (there[1], there[2])
+        assert len({*here, *there}) == 3
+        assert meaning_ids(["a dog"], [()]) == [9187547309142480561]
+
     def test_in_batches(self):
         source = ArraySource([0.5] * 6, captions=1, tags=("bell",))
         assert len(set(take(loader(source), 1)[0].meaning.tolist())) == 6

@@ -10,7 +10,8 @@ import torch
 from echoic.audio.augment import FrameAugment
 from echoic.model import build
 from echoic.objectives.contrastive import contrastive_loss
-from echoic.objectives.task import ContrastiveTask
+from echoic.objectives.four_term import MlpHeads, four_term_loss
+from echoic.objectives.task import ContrastiveTask, FourTermTask
 from echoic.types import Batch, Ragged
 from tests.tiny import SENTENCES, noise, spec, tokenizer
 
@@ -101,3 +102,37 @@ def test_the_scale_is_kept_below_its_ceiling():
 def test_rows_of_equal_meaning_are_not_pushed_apart(batch):
     twins = Batch(batch.audio, batch.text, torch.tensor([0, 0, 1, 2, 3]), batch.keys, seed=3)
     assert not torch.equal(loss(task(), batch), loss(task(), twins))
+
+
+def four_terms(**options) -> FourTermTask:
+    return FourTermTask(build(spec(), seed=0), MlpHeads(16), **options)
+
+
+def test_four_terms_reach_every_parameter(batch):
+    chosen = four_terms(kappa=1.0).train()
+    loss(chosen, batch).backward()
+    for name, parameter in chosen.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_four_terms_are_of_the_unit_vectors_and_their_mlps(batch):
+    chosen = four_terms(kappa=2.0, weight=0.5).eval()
+    audio, text = chosen.model(batch.audio, batch.text)
+    mlps = chosen.heads.audio_transform(audio), chosen.heads.text_transform(text)
+    with torch.no_grad():
+        chosen.heads.logit_scale_t.fill_(1.0)
+    scales = chosen.model.logit_scale.exp(), torch.tensor([math.e])
+    wanted = four_term_loss(audio, text, *mlps, *scales, kappa=2.0) / 2
+    torch.testing.assert_close(loss(chosen, batch), wanted)
+    assert chosen.metrics["logit_scale_t"] == pytest.approx(math.e)
+
+
+def test_both_scales_are_kept_in_their_bounds():
+    chosen = four_terms()
+    with torch.no_grad():
+        chosen.model.logit_scale.fill_(9.0)
+        chosen.heads.logit_scale_t.fill_(-1.0)
+    chosen.after_step(0)
+    assert float(chosen.model.logit_scale.detach()) == pytest.approx(math.log(100))
+    assert float(chosen.heads.logit_scale_t.detach()) == 0.0

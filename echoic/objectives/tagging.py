@@ -1,0 +1,78 @@
+"""Classification on clip vectors: one label per clip (cross-entropy) or several (binary
+cross-entropy).
+
+LAION-CLAP's supervised evaluation (2211.06687, section 4.3, and its code's `LinearProbe`): a linear
+layer, or an MLP of twice the width, on the projected clip vector, which is not normalised.
+
+B clips, C classes, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from echoic.nn.mlp import TwoLayer
+from echoic.types import AudioFeatures, Batch, Ragged
+
+FrameChange = Callable[[Ragged], Ragged]
+Loss = Callable[[Tensor, Tensor], Tensor]
+HeadKind = Literal["linear", "mlp"]
+
+
+class ClipEncoder(Protocol):
+    """What the task needs of an audio tower."""
+
+    def __call__(self, audio: Ragged, augment: FrameChange | None = None) -> AudioFeatures: ...
+
+
+def make_head(kind: HeadKind, width: int, classes: int) -> nn.Module:
+    """(B, width) -> (B, classes) logits."""
+    if kind == "linear":
+        return nn.Linear(width, classes)
+    return TwoLayer(width, 2 * width, classes)
+
+
+def one_label(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy; logits, truth: (B, C), each row of truth with a single 1."""
+    return F.cross_entropy(logits, truth)
+
+
+def many_labels(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy, mean over clips and classes; logits, truth: (B, C) of 0 and 1."""
+    return F.binary_cross_entropy_with_logits(logits, truth)
+
+
+class ClassifyTask(nn.Module):
+    """An audio tower and a head on its clip vectors. truth: keys of B clips -> (B, C) of 0 and 1.
+    augment: as in ContrastiveTask."""
+
+    def __init__(
+        self,
+        audio: ClipEncoder,
+        head: nn.Module,
+        *,
+        truth: Callable[[Sequence[str]], Tensor],
+        loss: Loss = one_label,
+        augment: Callable[[int], FrameChange] | None = None,
+    ) -> None:
+        super().__init__()
+        self.audio, self.head = audio, head
+        self.truth, self.loss, self.augment = truth, loss, augment
+        self.metrics: dict[str, float] = {}
+        self.steps = 0  # made so far
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        change = self.augment(batch.seed) if self.augment and self.training else None
+        heard = self.audio(batch.audio, change)
+        truth = self.truth(batch.keys).to(heard.clip)
+        logits = self.head(heard.clip).float()
+        right = (logits.argmax(dim=1) == truth.argmax(dim=1)).float().mean()
+        self.metrics = {"tokens": float(len(heard.tokens)), "top1": float(right)}
+        return {"classify": self.loss(logits, truth.float())}
+
+    def after_step(self, step: int) -> None:
+        self.steps = step + 1
