@@ -1,40 +1,78 @@
 """What is said about a recording by the .json or .txt that goes with it, or at least by its name.
 
 The same two forms stand beside audio files in a folder and as members of a tar. The fields of a
-.json are those of upstream's shards: `text` (a string or a list), `tag`, and our `duration_s`; the
-names that tables may use work too.
+.json are those of upstream's shards: `text` (a string or a list), `text_augment_t5`,
+`text_augment_all`, `tag`, and our `duration_s`; the names that tables may use work too.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
+from typing import Any, get_args
 
 from echoic.data.clips import Clip
-from echoic.data.tables import decode, find_columns
+from echoic.data.tables import TAG_NAMES, CaptionChoice, decode, find_columns
 from echoic.types import DataError
 
 DESCRIPTION_SUFFIXES = (".json", ".txt")
 
+# What of upstream's `original_data` says which recording this was; the rest (descriptions, user
+# names) would only make an index big.
+_ORIGIN_NAMES = frozenset({
+    "key", "id", "file", "file_name", "filename", "fname", "url", "download_url",
+    "freesound_id", "fsid", "youtube_id", "ytid",
+})  # fmt: skip
 
-def clip_from_description(where: str, key: str, raw: bytes) -> Clip | None:
-    """What a .json or a .txt (a caption per line) says; None: no caption. Raises DataError."""
+
+@dataclass(frozen=True)
+class Described:
+    """All that is said of a recording.
+
+    clip: with its written captions. augmented: other captions by choice, where there are such.
+    origin: what names the recording elsewhere, as {"freesound_id": "1234"}.
+    """
+
+    clip: Clip
+    augmented: Mapping[CaptionChoice, tuple[str, ...]] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def chosen(self, which: CaptionChoice) -> Clip:
+        """The clip with these captions, the written ones where there are no others."""
+        return replace(self.clip, captions=self.augmented.get(which, self.clip.captions))
+
+
+def describe(where: str, key: str, raw: bytes) -> Described:
+    """What a .json or a .txt (a caption per line) says; maybe no caption. Raises DataError."""
     text = decode(where, raw)
     if where.lower().endswith(".txt"):
         lines = (" ".join(line.split()) for line in text.splitlines())
-        captions = tuple(dict.fromkeys(filter(None, lines)))
-        return Clip(key, captions, (), None) if captions else None
+        return Described(Clip(key, tuple(dict.fromkeys(filter(None, lines))), (), None))
     try:
         tree = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not readable as JSON ({error})") from None
     if not isinstance(tree, dict):
         raise DataError(f'{where}: wanted an object as {{"text": ["a caption"]}}')
-    columns = find_columns(where, tuple(tree), need_file=False)
-    captions = columns.captions_of(tree)
-    duration_s = columns.duration_of(where, tree)
-    return Clip(key, captions, columns.tags_of(tree), duration_s) if captions else None
+    tagged = any(name.strip().lower() in TAG_NAMES for name in tree)
+    columns = find_columns(where, tuple(tree), need_file=False, need_captions=not tagged)
+    by_choice = {which: columns.captions_of(tree, which) for which in get_args(CaptionChoice)}
+    written = by_choice["written"]
+    return Described(
+        Clip(key, written, columns.tags_of(tree), columns.duration_of(where, tree)),
+        {which: found for which, found in by_choice.items() if found != written},
+        _origin(tree.get("original_data")),
+    )
+
+
+def _origin(told: Any) -> dict[str, str]:
+    if not isinstance(told, dict):
+        return {}
+    names = _ORIGIN_NAMES.intersection(told)
+    return {name: str(told[name]) for name in sorted(names) if isinstance(told[name], str | int)}
 
 
 def clip_from_names(path: PurePath) -> Clip | None:

@@ -15,7 +15,7 @@ import re
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -35,7 +35,8 @@ from echoic.data.clips import (
     note_long_captions,
     refuse,
 )
-from echoic.data.tar_index import TarIndex, open_index
+from echoic.data.tables import CaptionChoice
+from echoic.data.tar_index import Member, TarIndex, open_index
 from echoic.types import AudioError, DataError
 
 log = logging.getLogger("echoic.data")
@@ -246,14 +247,21 @@ class ShardSource:
     """The clips of some tars, read in any order, by any thread.
 
     path: a folder of tars, one tar, or several. A clip's key is its member's name without suffix,
-    with the tar's name before it where two agree.
+    with the tar's name before it where two agree. tars[i]: the tar of clip i; rows[i]: what names
+    its recording elsewhere, of upstream's `original_data`.
+    captions: which ones; need_captions: whether a clip must have one.
     missing: what a damaged or truncated tar is, or one that only sizes.json knows, or a member
     without its partner: an error, or left out with a note (the whole clips before the damage are
     used). Raises DataError naming tar and member.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | Sequence[Path], *, missing: Missing = "error"
+        self,
+        path: str | os.PathLike[str] | Sequence[Path],
+        *,
+        missing: Missing = "error",
+        captions: CaptionChoice = "written",
+        need_captions: bool = True,
     ) -> None:
         tars, absent = _tars(path)
         refuse(
@@ -264,18 +272,23 @@ class ShardSource:
             fix="copy them anew",
             missing=missing,
         )
-        indices = [open_index(tar) for tar in tars]
-        for tar, index in zip(tars, indices, strict=True):
-            _refuse_faults(tar, index, missing)
-        held = [(tar, m) for tar, index in zip(tars, indices, strict=True) for m in index.members]
+        held: list[tuple[Path, Member, Clip]] = []
+        for tar in tars:
+            index = open_index(tar)
+            told = [(member, member.described.chosen(captions)) for member in index.members]
+            mute = [m.name for m, clip in told if need_captions and not clip.captions]
+            _refuse_faults(tar, index, mute, missing)
+            held += [(tar, m, clip) for m, clip in told if clip.captions or not need_captions]
         if not held:
             raise DataError(f"{path}: no clip with audio and caption in it")
-        often = Counter(member.clip.key for _, member in held)
+        often = Counter(clip.key for _, _, clip in held)
         self.clips: Sequence[Clip] = tuple(
-            replace(m.clip, key=f"{tar.stem}/{m.clip.key}") if often[m.clip.key] > 1 else m.clip
-            for tar, m in held
+            replace(clip, key=f"{tar.stem}/{clip.key}") if often[clip.key] > 1 else clip
+            for tar, _, clip in held
         )
-        self._places = tuple((tar, m.name, m.offset, m.size) for tar, m in held)
+        self.tars: tuple[Path, ...] = tuple(tar for tar, _, _ in held)
+        self.rows: tuple[Mapping[str, str], ...] = tuple(m.described.origin for _, m, _ in held)
+        self._places = tuple((tar, m.name, m.offset, m.size) for tar, m, _ in held)
         note_long_captions(path, self.clips)
 
     def read(self, i: int, rate_hz: int) -> np.ndarray:
@@ -328,16 +341,16 @@ def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
-def _refuse_faults(tar: Path, index: TarIndex, missing: Missing) -> None:
-    total = len(index.members)
+def _refuse_faults(tar: Path, index: TarIndex, mute: Sequence[str], missing: Missing) -> None:
+    total = len(index.members) - len(mute)
     if index.damage:
         line = f"{tar}: damaged or cut off ({index.damage}); {total} whole clips before that"
         if missing == "error":
             raise DataError(f'{line}; copy it anew, or use them with missing="skip"')
         log.warning("%s are used", line)
-    seen = total + len(index.mute) + len(index.deaf)
+    seen = len(index.members) + len(index.mute) + len(index.deaf)
     for faults, what in (
-        (index.mute, "clips have no caption"),
+        (sorted([*index.mute, *mute]), "clips have no caption"),
         (index.deaf, "captions have no audio"),
     ):
         refuse(tar, faults, seen, what, fix="write the shard anew", missing=missing)

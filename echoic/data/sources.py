@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,18 @@ from echoic.data.clips import (
     note_long_captions,
     refuse,
 )
-from echoic.data.describe import DESCRIPTION_SUFFIXES, clip_from_description, clip_from_names
+from echoic.data.describe import DESCRIPTION_SUFFIXES, clip_from_names, describe
+from echoic.data.keyword_captions import read_captions, with_captions
 from echoic.data.shards import ShardSource
-from echoic.data.tables import TABLE_SUFFIXES, Columns, Row, Table, find_columns, read_table
+from echoic.data.tables import (
+    TABLE_SUFFIXES,
+    CaptionChoice,
+    Columns,
+    Row,
+    Table,
+    find_columns,
+    read_table,
+)
 from echoic.types import AudioError, DataError
 
 __all__ = [
@@ -43,6 +52,7 @@ __all__ = [
     "SubsetSource",
     "TableSource",
     "open_source",
+    "tagged_clips",
 ]
 
 log = logging.getLogger("echoic.data")
@@ -80,6 +90,8 @@ def open_source(
     file_column: str | None = None,
     caption_column: str | Sequence[str] | None = None,
     tag_column: str | None = None,
+    captions: CaptionChoice | None = None,
+    captions_from: str | os.PathLike[str] | None = None,
     missing: Missing = "error",
     probe_threads: int = 4,
 ) -> Source:
@@ -87,23 +99,79 @@ def open_source(
 
     audio_dir, *_column: for tables, where the files lie and which columns to take (else found by
     name).
+    captions: which ones of a clip that has several kinds: those written by people, those made of
+    its tags by keyword-to-caption ("generated"; the written ones where it has none), or all.
+    captions_from: the folder of generated captions that `echoic data keywords` wrote. By default
+    they stand for the written ones; with captions="all" they join them.
     missing: what a row without its file or caption is, or a damaged tar: an error, or left out
     with a note.
     Durations that no table states are measured, `probe_threads` files at a time; what cannot be
     measured is None. Raises DataError naming the file, and the row or the clip at fault.
     """
-    path = Path(path)
+    columns = {"file_column": file_column, "caption_column": caption_column}
+    columns["tag_column"] = tag_column
+    if captions_from is None:
+        rules = _Rules(missing, captions or "written")
+        return _open(Path(path), audio_dir, columns, rules, probe_threads)
+    if captions == "written":
+        raise DataError(f'{captions_from}: captions="written" would leave these captions unused')
+    sentences = read_captions(captions_from)
+    rules = _Rules(missing, need_captions=False)
+    source = _open(Path(path), audio_dir, columns, rules, probe_threads)
+    return with_captions(
+        source, sentences, keep_own=captions == "all", where=f"{path} with {captions_from}"
+    )
+
+
+def tagged_clips(
+    path: str | os.PathLike[str],
+    *,
+    audio_dir: str | os.PathLike[str] | None = None,
+    file_column: str | None = None,
+    tag_column: str | None = None,
+    missing: Missing = "error",
+    probe_threads: int = 4,
+) -> Source:
+    """The same, for what needs tags alone: clips may lack captions, and those of a table their
+    files, whose durations are then None unless the table states them. Raises DataError.
+    """
+    columns = {"file_column": file_column, "tag_column": tag_column}
+    rules = _Rules(missing, need_captions=False, need_files=False)
+    return _open(Path(path), audio_dir, columns, rules, probe_threads)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What a clip must have, and which of its captions count."""
+
+    missing: Missing
+    captions: CaptionChoice = "written"
+    need_captions: bool = True
+    need_files: bool = True
+
+
+def _open(
+    path: Path,
+    audio_dir: str | os.PathLike[str] | None,
+    columns: Mapping[str, Any],
+    rules: _Rules,
+    probe_threads: int,
+) -> Source:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     table = path if path.is_file() else _table_in(path)
     source: FileSource
     if path.suffix.lower() == ".tar" or (table is None and any(path.glob("*.tar"))):
-        return ShardSource(path, missing=missing)
+        return ShardSource(
+            path,
+            missing=rules.missing,
+            captions=rules.captions,
+            need_captions=rules.need_captions,
+        )
     if table is None:
-        source = _open_folder(path, missing)
+        source = _open_folder(path, rules)
     elif table.suffix.lower() in TABLE_SUFFIXES:
-        columns = {"file_column": file_column, "caption_column": caption_column}
-        source = _open_table(table, audio_dir, {**columns, "tag_column": tag_column}, missing)
+        source = _open_table(table, audio_dir, columns, rules)
     else:
         raise DataError(f"{path}: wanted a table ({' '.join(TABLE_SUFFIXES)}), a folder or a .tar")
     note_long_captions(path, source.clips)
@@ -140,16 +208,16 @@ def _open_table(
     path: Path,
     audio_dir: str | os.PathLike[str] | None,
     named: Mapping[str, Any],
-    missing: Missing,
+    rules: _Rules,
 ) -> TableSource:
     table = read_table(path)
-    columns = find_columns(str(path), table.columns, **named)
+    columns = find_columns(str(path), table.columns, **named, need_captions=rules.need_captions)
     folders = [path.parent, path.parent / "audio"]
     if audio_dir is not None:
         folders.insert(0, Path(audio_dir))  # named by hand, so it goes before the usual places
         if not folders[0].is_dir():
             raise DataError(f"{audio_dir}: no such folder (given as audio_dir)")
-    entries = _entries(table, columns, folders, missing)
+    entries = _entries(table, columns, folders, rules)
     if not entries:
         raise DataError(f"{path}: no row has both an audio file and a caption")
     clips, rows = zip(*entries.values(), strict=True)
@@ -157,18 +225,20 @@ def _open_table(
 
 
 def _entries(
-    table: Table, columns: Columns, folders: Sequence[Path], missing: Missing
+    table: Table, columns: Columns, folders: Sequence[Path], rules: _Rules
 ) -> dict[Path, tuple[Clip, Mapping[str, Any]]]:
     """(clip, cells of its first row) by path: rows of one file are captions of one clip."""
     entries: dict[Path, tuple[Clip, Mapping[str, Any]]] = {}
     absent: list[str] = []
     mute: list[str] = []
     for row in table.rows:
-        clip = _clip(row, columns, f"{table.path} row {row.number}")
+        clip = _clip(row, columns, f"{table.path} row {row.number}", rules.captions)
         file = _find_file(clip.key, folders)
+        if file is None and clip.key and not rules.need_files:
+            file = folders[0] / clip.key
         if file is None:
             absent.append(f"row {row.number} {clip.key!r}")
-        elif not clip.captions:
+        elif rules.need_captions and not clip.captions:
             mute.append(f"row {row.number} {clip.key!r}")
         elif file in entries:
             first, cells = entries[file]
@@ -178,16 +248,16 @@ def _entries(
     where, total, looked = table.path, len(table.rows), " or ".join(map(str, folders))
     fix = "correct the paths, name their folder as audio_dir"
     what = f"rows name no file in {looked}"
-    refuse(where, absent, total, what, fix=fix, missing=missing)
-    refuse(where, mute, total, "rows have no caption", fix="write one", missing=missing)
+    refuse(where, absent, total, what, fix=fix, missing=rules.missing)
+    refuse(where, mute, total, "rows have no caption", fix="write one", missing=rules.missing)
     return entries
 
 
-def _clip(row: Row, columns: Columns, where: str) -> Clip:
+def _clip(row: Row, columns: Columns, where: str, which: CaptionChoice) -> Clip:
     name = row.cells.get(columns.file or "")
     return Clip(
         key="" if name is None else str(name).strip(),
-        captions=columns.captions_of(row.cells),
+        captions=columns.captions_of(row.cells, which),
         tags=columns.tags_of(row.cells),
         duration_s=columns.duration_of(where, row.cells),
     )
@@ -213,13 +283,13 @@ def _merged(first: Clip, second: Clip) -> Clip:
 # Folders
 
 
-def _open_folder(folder: Path, missing: Missing) -> FileSource:
+def _open_folder(folder: Path, rules: _Rules) -> FileSource:
     paths = sorted(path for path in _walk(folder) if path.suffix.lower() in AUDIO_SUFFIXES)
     if not paths:
         raise DataError(
             f"{folder}: wanted audio files, a captions.csv or .tar shards in it; there are none"
         )
-    described = [_sidecar(path) for path in paths]
+    described = [_sidecar(path, rules) for path in paths]
     if not any(described):
         described = [clip_from_names(path.relative_to(folder)) for path in paths]
         example = next((clip.captions[0] for clip in described if clip), "")
@@ -227,7 +297,7 @@ def _open_folder(folder: Path, missing: Missing) -> FileSource:
     found = [(path, clip) for path, clip in zip(paths, described, strict=True) if clip]
     mute = [path.name for path, clip in zip(paths, described, strict=True) if not clip]
     fix, what = "write one into a .txt beside each", "audio files have no caption"
-    refuse(folder, mute, len(paths), what, fix=fix, missing=missing)
+    refuse(folder, mute, len(paths), what, fix=fix, missing=rules.missing)
     if not found:
         raise DataError(f"{folder}: no audio file has a caption")
     clips = [replace(clip, key=path.relative_to(folder).as_posix()) for path, clip in found]
@@ -240,11 +310,13 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(where, name) for name in files if not name.startswith("."))
 
 
-def _sidecar(path: Path) -> Clip | None:
+def _sidecar(path: Path, rules: _Rules) -> Clip | None:
     for suffix in DESCRIPTION_SUFFIXES:
         beside = path.with_suffix(suffix)
         if beside.is_file():
-            return clip_from_description(str(beside), path.stem, _bytes_of(beside))
+            told = describe(str(beside), path.stem, _bytes_of(beside))
+            clip = told.chosen(rules.captions)
+            return clip if clip.captions or not rules.need_captions else None
     return None
 
 

@@ -1,12 +1,14 @@
-"""Holding clips out by a hash of their keys: a clip stays on its side however much data joins
-it."""
+"""Which clips train and which judge: held out by a hash of their keys, so that a clip stays on its
+side however much data joins it; or by a column of the table, as of folds."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 
 from echoic.data.clips import Source, SubsetSource
-from echoic.types import ConfigError
+from echoic.data.sources import TableSource
+from echoic.types import ConfigError, DataError
 
 _FEW_CLIPS = 8  # below this nothing is held out: two clips tell nothing, and training needs them
 _LEAST_HELD = 2
@@ -29,6 +31,30 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
     if not kept:
         return source, None
     return SubsetSource(source, kept), SubsetSource(source, held)
+
+
+def by_column(
+    source: Source, column: str, parts: Mapping[str, Collection[str]], rest: str
+) -> dict[str, Source]:
+    """The clips of a table whose cell in `column` is one of a part's values; all others are `rest`.
+
+    Values are compared as text. Raises DataError where the source is no table or has no such
+    column, and where a part or the rest is left without clips.
+    """
+    if not isinstance(source, TableSource):
+        raise DataError(f"column {column!r}: only the clips of one table can be parted by a column")
+    if column not in source.rows[0]:
+        raise DataError(f"no column {column!r}; the table has {', '.join(source.rows[0])}")
+    cells = [str(row.get(column, "")).strip() for row in source.rows]
+    part_of = {value: name for name, values in parts.items() for value in values}
+    chosen: dict[str, list[int]] = {name: [] for name in (rest, *parts)}
+    for i, cell in enumerate(cells):
+        chosen[part_of.get(cell, rest)].append(i)
+    for name, indices in chosen.items():
+        if not indices:
+            found = ", ".join(sorted(set(cells))[:12])
+            raise DataError(f"no clip is left for {name}; column {column!r} holds {found}")
+    return {name: SubsetSource(source, indices) for name, indices in chosen.items()}
 
 
 def _place(key: str) -> float:

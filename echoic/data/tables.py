@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from echoic.data.captions import words
 from echoic.types import DataError
@@ -30,9 +30,15 @@ FILE_NAMES = ("file", "filename", "path", "audio", "file_name", "audio_path", "f
 CAPTION_NAMES = ("caption", "captions", "text", "caption_1..N", "description", "label", "category")
 TAG_NAMES = ("tags", "tag", "labels", "keywords")
 _LABEL_NAMES = ("label", "category")
+# Captions by keyword-to-caption, as LAION-CLAP's shards name them: one, and all that there are.
+_GENERATED, _EVERY = "text_augment_t5", "text_augment_all"
 _DURATION_NAMES = ("duration_s", "duration")
 _CAPTION_GROUPS = (r"captions?|caption_?\d+", r"texts?|text_?\d+", r"description")
 _DELIMITERS = (",", ";", "\t")
+
+# Which captions a training draws from: LAION-CLAP's --text-augment-selection none, augment_only and
+# all. Where the one chosen says nothing, the written captions count.
+CaptionChoice = Literal["written", "generated", "all"]
 
 
 @dataclass(frozen=True)
@@ -154,16 +160,28 @@ def _read_jsonl(path: Path, text: str) -> Table:
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold what. `labels`: those of `captions` and `tags` that hold label names."""
+    """Which columns hold what.
+
+    labels: those of `captions` and `tags` that hold label names. generated, every: captions by
+    keyword-to-caption, and all captions.
+    """
 
     file: str | None
     captions: tuple[str, ...]
     tags: tuple[str, ...]
     labels: frozenset[str]
     duration: str | None
+    generated: str | None = None
+    every: str | None = None
 
-    def captions_of(self, cells: Mapping[str, Any]) -> tuple[str, ...]:
+    def captions_of(
+        self, cells: Mapping[str, Any], which: CaptionChoice = "written"
+    ) -> tuple[str, ...]:
         """The captions of a row, none twice, none empty; a label is made into words."""
+        chosen = {"written": None, "generated": self.generated, "all": self.every}[which]
+        return (as_texts(cells.get(chosen)) if chosen else ()) or self._written(cells)
+
+    def _written(self, cells: Mapping[str, Any]) -> tuple[str, ...]:
         found: list[str] = []
         for name in self.captions:
             texts = as_texts(cells.get(name))
@@ -201,6 +219,7 @@ def find_columns(
     caption_column: str | Sequence[str] | None = None,
     tag_column: str | None = None,
     need_file: bool = True,
+    need_captions: bool = True,
 ) -> Columns:
     """Columns by their usual names unless named here. Raises DataError listing what was seen."""
     asked = (caption_column,) if isinstance(caption_column, str) else tuple(caption_column or ())
@@ -211,7 +230,8 @@ def find_columns(
     captions = asked or _caption_columns(columns)
     if need_file and file is None:
         raise DataError(_missing(where, columns, "audio files", FILE_NAMES, "file_column"))
-    if not captions:
+    generated, every = (_first(columns, (name,)) for name in (_GENERATED, _EVERY))
+    if need_captions and not (captions or generated or every):
         raise DataError(_missing(where, columns, "captions", CAPTION_NAMES, "caption_column"))
     label = _first(columns, _LABEL_NAMES)
     tag = tag_column or _first(columns, TAG_NAMES) or label
@@ -221,6 +241,8 @@ def find_columns(
         tags=(tag,) if tag else (),
         labels=frozenset({label} if label else ()),
         duration=_first(columns, _DURATION_NAMES),
+        generated=generated,
+        every=every,
     )
 
 

@@ -18,12 +18,12 @@ from typing import Any, BinaryIO
 
 from echoic.audio.io import probe_audio
 from echoic.data.clips import AUDIO_SUFFIXES, Clip
-from echoic.data.describe import DESCRIPTION_SUFFIXES, clip_from_description
+from echoic.data.describe import DESCRIPTION_SUFFIXES, Described, describe
 from echoic.types import AudioError, DataError
 
 log = logging.getLogger("echoic.data")
 
-_VERSION = 1
+_VERSION = 2
 _BLOCK = tarfile.BLOCKSIZE
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -35,9 +35,9 @@ _COMPRESSED = {
 
 @dataclass(frozen=True)
 class Member:
-    """One clip of a tar: the audio member's name, first byte and length."""
+    """One clip of a tar: what is said of it; the audio member's name, first byte and length."""
 
-    clip: Clip
+    described: Described
     name: str
     offset: int
     size: int
@@ -47,7 +47,8 @@ class Member:
 class TarIndex:
     """The clips of a tar, in its order, and its faults.
 
-    mute: audio members without caption. deaf: captions without audio. damage: "" for none.
+    mute: audio members that nothing legible is said of. deaf: captions without audio. damage: ""
+    for none.
     """
 
     members: tuple[Member, ...]
@@ -83,9 +84,12 @@ def _load(beside: Path, stamp: dict[str, int]) -> TarIndex | None:
         return None  # absent, cut short, or of another making: the tar itself has the truth
 
 
-def _member(clip: dict[str, Any], name: str, offset: int, size: int) -> Member:
-    texts = {field: tuple(clip[field]) for field in ("captions", "tags")}
-    return Member(Clip(clip["key"], **texts, duration_s=clip["duration_s"]), name, offset, size)
+def _member(described: dict[str, Any], name: str, offset: int, size: int) -> Member:
+    told = described["clip"]
+    texts = {field: tuple(told[field]) for field in ("captions", "tags")}
+    clip = Clip(told["key"], **texts, duration_s=told["duration_s"])
+    augmented = {which: tuple(found) for which, found in described["augmented"].items()}
+    return Member(Described(clip, augmented, described["origin"]), name, offset, size)
 
 
 def _save(beside: Path, stamp: dict[str, int], index: TarIndex) -> None:
@@ -110,17 +114,19 @@ def _build(path: Path, file: BinaryIO, size: int) -> TarIndex:
     audio, about = _grouped(infos)
     members, mute = [], []
     for key, info in audio.items():
+        if key not in about:
+            mute.append(info.name)
+            continue
         try:
-            clip = _clip(path, file, key, about.get(key))
+            raw = _bytes_at(file, about[key])
+            described = describe(f"{path}/{about[key].name}", key, raw)
         except DataError as error:
             mute.append(str(error).removeprefix(f"{path}/"))
             continue
-        if clip is None:
-            mute.append(info.name)
-        else:
-            if clip.duration_s is None:
-                clip = replace(clip, duration_s=_duration_s(_bytes_at(file, info)))
-            members.append(Member(clip, info.name, info.offset_data, info.size))
+        if described.clip.duration_s is None:
+            duration_s = _duration_s(_bytes_at(file, info))
+            described = replace(described, clip=replace(described.clip, duration_s=duration_s))
+        members.append(Member(described, info.name, info.offset_data, info.size))
     deaf = tuple(info.name for key, info in about.items() if key not in audio)
     return TarIndex(tuple(members), tuple(mute), deaf, damage)
 
@@ -147,12 +153,6 @@ def _grouped(
 
 def _is_json(info: tarfile.TarInfo | None) -> bool:
     return info is not None and info.name.lower().endswith(".json")
-
-
-def _clip(path: Path, file: BinaryIO, key: str, about: tarfile.TarInfo | None) -> Clip | None:
-    if about is None:
-        return None
-    return clip_from_description(f"{path}/{about.name}", key, _bytes_at(file, about))
 
 
 def _duration_s(raw: bytes) -> float | None:
