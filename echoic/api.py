@@ -15,11 +15,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,29 +29,56 @@ from torch import Tensor
 
 from echoic.audio.io import AudioLike, stream_audio
 from echoic.audio.windows import stream_windows, window_weights
-from echoic.convert.native import ModelFile, load_model
+from echoic.convert.known import KNOWN_TOKENIZERS
+from echoic.convert.native import ModelFile
+from echoic.convert.open import open_model
 from echoic.data.clips import SILENCE_PEAK
+from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.zeroshot import LAION_TEMPLATE, class_vectors
 from echoic.hub import find_model
-from echoic.types import AudioError, AudioFeatures, EchoicError, Ragged
+from echoic.listening import AudioTower, Piece, listening
+from echoic.towers import PooledTextTower, WindowTower
+from echoic.types import (
+    AudioError,
+    AudioFeatures,
+    CheckpointError,
+    EchoicError,
+    Ragged,
+    TextFeatures,
+)
+
+Precision = Literal["fp32", "bf16"]
 
 log = logging.getLogger("echoic.api")
 
-# Tokens of audio in one encoder call: about 40 s, few enough that its layers stay in the cache of a
-# core (at the size of nano a tenth to a fifth faster than 4096).
-BATCH_TOKENS = 1024
 BLOCK_S = 10.0
 
 
 def load(
-    path_or_name: str | Path, *, device: str = "cpu", sha256: str | None = None
+    path_or_name: str | Path,
+    *,
+    device: str = "cpu",
+    sha256: str | None = None,
+    tokenizer: str | Path | None = None,
+    long: str | None = None,
+    generator: np.random.Generator | None = None,
+    precision: Precision = "fp32",
 ) -> EchoicModel:
-    """Open a model: a file, a folder that holds `model.safetensors`, or `owner/name` on the Hugging
-    Face Hub.
+    """Open a model: ours, LAION-CLAP's (.pt), or a Hugging Face folder; by path, or by a name on
+    the Hugging Face Hub (`echoic models` lists the known ones).
 
+    tokenizer: a folder, a tokenizer.json or a Hub name, for a checkpoint that brings none. long,
+    generator: how recordings longer than the window are heard, see EchoicModel. precision: bf16 is
+    faster where the processor has it; its vectors differ a little (docs/RESULTS.md).
     Raises CheckpointError where there is none, where it is damaged, or where a tensor does not fit.
     """
-    return EchoicModel(load_model(find_model(path_or_name, sha256=sha256)), device=device)
+    content = open_model(find_model(path_or_name, sha256=sha256))
+    if tokenizer is not None:
+        max_tokens = content.model.spec.text.max_tokens
+        content = replace(
+            content, tokenizer=TextTokenizer.published(tokenizer, max_tokens=max_tokens)
+        )
+    return EchoicModel(content, device=device, long=long, generator=generator, precision=precision)
 
 
 @dataclass(frozen=True)
@@ -85,14 +113,47 @@ class _Heard:
 
 
 class EchoicModel:
-    """A loaded model, its tokenizer and its card. Inference draws no random number."""
+    """A loaded model, its tokenizer and its card. Inference draws no random number, unless a
+    generator is given."""
 
-    def __init__(self, content: ModelFile, *, device: str | None = None) -> None:
+    def __init__(
+        self,
+        content: ModelFile,
+        *,
+        device: str | None = None,
+        long: str | None = None,
+        generator: np.random.Generator | None = None,
+        precision: Precision = "fp32",
+    ) -> None:
         """device: where to move the network (the one given, not a copy); None leaves it where it
-        is."""
+        is.
+
+        long: how a recording longer than the model's window is heard. "windows": all of it, window
+        after window. "centred": by feature fusion's views of the whole, where the model has fusion;
+        else only its middle window. "laion": the same at random places that `generator` draws, as
+        upstream does. None: "centred" with fusion, "windows" without. Raises ConfigError.
+        """
         self.network = content.model.eval().to(device)
-        self.tokenizer = content.tokenizer
+        self._tokenizer = content.tokenizer
         self.card: dict[str, Any] = content.card
+        self.listening = listening(self.network.audio, long, generator)
+        self.precision: Precision = precision
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Raises CheckpointError where the checkpoint brought none."""
+        if self._tokenizer is None:
+            kind = self.network.spec.text.kind
+            known = KNOWN_TOKENIZERS.get(kind)
+            hint = f' (tokenizer="{known}", or a folder that holds it)' if known else ""
+            raise CheckpointError(
+                f"this checkpoint brought no tokenizer, and texts need one: name it{hint}"
+            )
+        return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        return self._tokenizer is not None
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +172,9 @@ class EchoicModel:
     def space_id(self) -> str:
         """Names the space of the vectors (weights, front end, windowing): compare only within
         one."""
-        return self.network.space_id()
+        usual = listening(self.network.audio).name
+        heard = self.listening.name
+        return self.network.space_id() + ("" if heard == usual else f"-{heard}")
 
     # -- audio ------------------------------------------------------------
 
@@ -147,25 +210,25 @@ class EchoicModel:
         """(index, unit vector (D,) or the error) of each item as soon as it is known, in no fixed
         order.
 
-        Memory does not grow with the number of items or their length.
+        Memory does not grow with the number of items, nor, heard in windows, with their length.
         """
         heard: dict[int, _Heard] = {}
-        batch: list[tuple[int, int, np.ndarray]] = []
+        batch: list[tuple[int, Piece]] = []
         tokens = 0
-        for index, start, window in self._windows(items):
-            if isinstance(window, AudioError):
+        for index, piece in self._pieces(items):
+            if isinstance(piece, AudioError):
                 batch = [entry for entry in batch if entry[0] != index]
                 heard.pop(index, None)
-                yield index, window
+                yield index, piece
                 continue
-            if window is not None:
+            if piece is not None:
                 heard.setdefault(index, _Heard())
-                batch.append((index, start, window))
-                tokens += self.network.audio.tokens_in(len(window) / self.rate_hz)
-            if tokens >= BATCH_TOKENS:
+                batch.append((index, piece))
+                tokens += self._audio.tokens_in((piece.stop - piece.start) / self.rate_hz)
+            if tokens >= self._audio.at_once:
                 self._encode(batch, heard)
                 batch, tokens = [], 0
-                yield from self._finished(heard, unfinished=index if window is not None else None)
+                yield from self._finished(heard, unfinished=index if piece is not None else None)
         self._encode(batch, heard)
         yield from self._finished(heard, unfinished=None)
 
@@ -177,7 +240,7 @@ class EchoicModel:
 
         Raises EchoicError unless 0 < hop_s <= window_s <= max_s of the model.
         """
-        rate, longest_s = self.rate_hz, self.network.audio.max_s
+        rate, longest_s = self.rate_hz, self._audio.max_s
         hop_s = window_s if hop_s is None else hop_s
         if not 0 < hop_s <= window_s <= longest_s:
             raise EchoicError(
@@ -190,52 +253,66 @@ class EchoicModel:
             hop_samples=max(1, round(hop_s * rate)),
         )
         for start, window in cuts:
-            yield start / rate, (start + len(window)) / rate, self._clip_vectors([window])[0]
+            piece = Piece(start, start + len(window), window)
+            yield start / rate, piece.stop / rate, self._clip_vectors([piece])[0]
 
-    @torch.no_grad()
     def audio_features(self, waves: Sequence[np.ndarray]) -> AudioFeatures:
         """Un-pooled tokens and clip vectors of waves (T,) at `rate_hz`, none longer than the model
         hears."""
-        ragged = Ragged.from_rows([torch.from_numpy(wave) for wave in waves]).to(self.device)
-        return self.network.audio(ragged)
+        return self._features([Piece(0, len(wave), wave) for wave in waves])
 
-    def _windows(
+    @property
+    def _audio(self) -> AudioTower:
+        return self.network.audio
+
+    def _pieces(
         self, items: AudioLike | Iterable[AudioLike]
-    ) -> Iterator[tuple[int, int, np.ndarray | AudioError | None]]:
-        """(index, start, samples) of each window; then (index, 0, None) at the end of the item, or
-        its error."""
-        length = round(self.network.audio.max_s * self.rate_hz)
+    ) -> Iterator[tuple[int, Piece | AudioError | None]]:
+        """(index, piece) of all that is heard; then (index, None) at the end of the item, or its
+        error."""
         for index, item in enumerate(_as_items(items)):
-            silent, name = True, _name(index, item)
+            name = _name(index, item)
+            sound = _Sound()
             try:
                 blocks = stream_audio(item, rate_hz=self.rate_hz, block_s=BLOCK_S, name=name)
-                for start, window in stream_windows(
-                    blocks, window_samples=length, hop_samples=length
-                ):
-                    silent = silent and not np.any(np.abs(window) >= SILENCE_PEAK)
-                    yield index, start, window
+                for piece in self.listening.pieces(self._audio, sound.watched(blocks)):
+                    yield index, piece
             except AudioError as error:
-                yield index, 0, error
+                yield index, error
             else:
-                if silent:
+                if not sound.heard:
                     log.warning("%s: silent; its vector says nothing", name)
-                yield index, 0, None
+                yield index, None
 
-    def _encode(self, batch: list[tuple[int, int, np.ndarray]], heard: dict[int, _Heard]) -> None:
+    def _encode(self, batch: list[tuple[int, Piece]], heard: dict[int, _Heard]) -> None:
         if not batch:
             return
-        by_length = sorted(
-            batch, key=lambda entry: len(entry[2])
-        )  # equal lengths share attention calls
-        for (index, start, window), vector in zip(
-            by_length, self._clip_vectors([w for _, _, w in by_length]), strict=True
-        ):
-            heard[index].plan.append((start, start + len(window)))
+        # equal lengths share attention calls
+        by_length = sorted(batch, key=lambda entry: entry[1].stop - entry[1].start)
+        vectors = self._clip_vectors([piece for _, piece in by_length])
+        for (index, piece), vector in zip(by_length, vectors, strict=True):
+            heard[index].plan.append((piece.start, piece.stop))
             heard[index].vectors.append(vector)
 
+    def _clip_vectors(self, pieces: Sequence[Piece]) -> Tensor:
+        return F.normalize(self._features(pieces).clip.float(), dim=-1).cpu()
+
     @torch.no_grad()
-    def _clip_vectors(self, waves: Sequence[np.ndarray]) -> Tensor:
-        return F.normalize(self.audio_features(waves).clip.float(), dim=-1).cpu()
+    def _features(self, pieces: Sequence[Piece]) -> AudioFeatures:
+        """Of pieces that are all samples, or all frames."""
+        draw = self.listening.draw
+        with self._autocast():
+            frames = [p.content for p in pieces if isinstance(p.content, Tensor)]
+            if frames:
+                assert isinstance(self._audio, WindowTower)
+                lengths_s = [(p.stop - p.start) / self.rate_hz for p in pieces]
+                return self._audio.from_frames(frames, lengths_s, draw=draw)
+            waves = [torch.from_numpy(np.asarray(p.content)) for p in pieces]
+            return self._audio(Ragged.from_rows(waves).to(self.device), draw=draw)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        enabled = self.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def _finished(
         self, heard: dict[int, _Heard], *, unfinished: int | None
@@ -265,7 +342,11 @@ class EchoicModel:
     @torch.no_grad()
     def _text_vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
         ragged = Ragged.from_rows([torch.tensor(row, dtype=torch.int64) for row in ids])
-        return F.normalize(self.network.text(ragged.to(self.device)).clip.float(), dim=-1).cpu()
+        if isinstance(self.network.text, PooledTextTower):
+            self.network.text.encoder.check(ragged)  # here, where a look at the ids costs nothing
+        with self._autocast():
+            read: TextFeatures = self.network.text(ragged.to(self.device))
+        return F.normalize(read.clip.float(), dim=-1).cpu()
 
     # -- both ------------------------------------------------------------
 
@@ -309,6 +390,17 @@ class EchoicModel:
     ) -> Tensor:
         """Cosines (B, texts) of sounds and texts."""
         return self.embed_audio(items) @ self.embed_text(texts).T
+
+
+class _Sound:
+    """Whether anything was heard in the blocks that passed."""
+
+    heard = False
+
+    def watched(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            self.heard = self.heard or bool(np.any(np.abs(block) >= SILENCE_PEAK))
+            yield block
 
 
 def _as_items(items: Any) -> Iterable[AudioLike]:

@@ -1,65 +1,139 @@
-"""Where a model file comes from: a path, or a name on the Hugging Face Hub, fetched once and
-checked.
+"""Where a model comes from: a path, a known name, or a name on the Hugging Face Hub, fetched once
+and checked.
 
-Nothing reaches the network unless the user names something to fetch.
+Nothing reaches the network unless the user names something to fetch; with HF_HUB_OFFLINE=1 only
+what was fetched before is found.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from echoic.convert.huggingface import (
+    CONFIG,
+    PICKLED,
+    PREPROCESSOR,
+    PROCESSOR,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    is_huggingface,
+)
+from echoic.convert.known import KnownModel, known_model
 from echoic.convert.native import FILE_NAME
+from echoic.convert.torch_file import SUFFIXES
 from echoic.types import CheckpointError
+
+log = logging.getLogger("echoic.hub")
 
 # owner/name and an optional @revision, in the Hub's own letters
 _HUB_NAME = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
+# All that a model needs; weights that are a pickle are fetched where there are no others.
+_WANTED = [
+    FILE_NAME, CONFIG, PREPROCESSOR, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG, "vocab.json",
+    "merges.txt",
+]  # fmt: skip
 
 
 def find_model(path_or_name: str | Path, *, sha256: str | None = None) -> Path:
-    """The local file of a model: a path as it is, `owner/name` or `owner/name@revision` from the
-    Hub.
+    """The file of a model, or the folder where it is several: a path as it is; a known name; or
+    `owner/name` on the Hub. A name may end in `@revision`.
 
     Only a str can name the Hub, and only where nothing here has that name; a Path never does.
-    sha256: refuse a file with another digest. Raises CheckpointError.
+    sha256: refuse weights with another digest. Raises CheckpointError.
     """
     path = Path(path_or_name)
+    name, _, revision = str(path_or_name).partition("@")
+    known = known_model(name) if isinstance(path_or_name, str) else None
     if path.exists():
-        file = path / FILE_NAME if path.is_dir() else path
+        found = _in_folder(path) if path.is_dir() else path
+    elif known is not None and not _is_here(name):
+        found, sha256 = _known(known, str(path_or_name), revision), sha256 or known.sha256
     elif isinstance(path_or_name, str) and looks_like_hub_name(path_or_name):
-        file = _download(path_or_name)
+        found = _repository(name, path_or_name, revision)
     else:
         raise CheckpointError(
-            f"{path_or_name}: no such file or folder (a model on the Hub is named owner/name)"
+            f"{path_or_name}: no such file or folder (a model on the Hub is named owner/name; "
+            "`echoic models` lists the known ones)"
         )
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such model file")
+    weights = _weights(found)
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such model file")
     if sha256 is not None:
-        _check_digest(file, sha256)
-    return file
+        _check_digest(weights, sha256)
+    return found
 
 
 def looks_like_hub_name(name: str) -> bool:
     """owner/name with an optional @revision; not a file's name, nor one in a folder that is
     here."""
     match = _HUB_NAME.fullmatch(name)
-    if match is None or match["name"].endswith(Path(FILE_NAME).suffix):
+    if match is None or match["name"].endswith((Path(FILE_NAME).suffix, *SUFFIXES)):
         return False
-    return not Path(match["owner"]).is_dir()
+    return not _is_here(name)
 
 
-def _download(name: str) -> Path:
+def _is_here(name: str) -> bool:
+    """Whether `name` would lie in a folder that there is."""
+    owner, slash, _ = name.partition("/")
+    return bool(slash) and Path(owner).is_dir()
+
+
+def _in_folder(folder: Path) -> Path:
+    """The one file of a model in a folder; the folder, where it is Hugging Face's."""
+    if is_huggingface(folder):
+        return folder
+    files = [each for each in folder.iterdir() if each.suffix in SUFFIXES]
+    return files[0] if len(files) == 1 and not (folder / FILE_NAME).exists() else folder / FILE_NAME
+
+
+def _weights(found: Path) -> Path:
+    """The file that holds the tensors."""
+    if not found.is_dir():
+        return found
+    file = found / FILE_NAME
+    return file if file.is_file() or not (found / PICKLED).is_file() else found / PICKLED
+
+
+def _known(model: KnownModel, asked: str, revision: str) -> Path:
+    if model.warning is not None:
+        log.warning("%s: %s", model.full_name, model.warning)
+    if model.file is None:
+        return _repository(model.repo, asked, revision)
     from huggingface_hub import hf_hub_download
+
+    with _told(asked):
+        return Path(hf_hub_download(model.repo, model.file, revision=revision or None))
+
+
+def _repository(repo: str, asked: str, revision: str) -> Path:
+    """Its files that a model needs, and no others."""
+    from huggingface_hub import snapshot_download
+
+    with _told(asked):
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=_WANTED))
+        if not (folder / FILE_NAME).is_file():
+            snapshot_download(repo, revision=revision or None, allow_patterns=[PICKLED])
+    if not any((folder / name).is_file() for name in (FILE_NAME, PICKLED)):
+        raise CheckpointError(f"{asked}: its repository has neither {FILE_NAME} nor {PICKLED}")
+    return _in_folder(folder)
+
+
+@contextmanager
+def _told(asked: str) -> Iterator[None]:
+    """Turns what the Hub's client raises into one line."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    repo, _, revision = name.partition("@")
     try:
-        return Path(hf_hub_download(repo, FILE_NAME, revision=revision or None))
+        yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{name}: no such file or folder here, and the Hub did not give it ({why})"
+            f"{asked}: no such file or folder here, and the Hub did not give it ({why})"
         ) from None
 
 

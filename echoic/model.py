@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
 from typing import Annotated, Self
 
 import torch
@@ -20,34 +19,45 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from echoic.audio.frontend import FrontEnd, FrontEndSpec
+from echoic.audio.frontend import FrontEndSpec
 from echoic.config import Spec
-from echoic.encoders.slap import SlapEncoder, SlapSpec
+from echoic.encoders.clap_text import ClapTextSpec
+from echoic.encoders.htsat import HtsatSpec
+from echoic.encoders.pann import PannSpec
+from echoic.encoders.slap import SlapSpec
 from echoic.encoders.text import HfTextEncoder, HfTextSpec, SmallTextEncoder, SmallTextSpec
+from echoic.towers import PackedTower, PooledTextTower, WindowTower
 from echoic.types import AudioFeatures, Ragged, TextFeatures
 
-TextSpec = Annotated[SmallTextSpec | HfTextSpec, Field(discriminator="kind")]
+AudioSpec = Annotated[SlapSpec | HtsatSpec | PannSpec, Field(discriminator="kind")]
+TextSpec = Annotated[SmallTextSpec | HfTextSpec | ClapTextSpec, Field(discriminator="kind")]
 
 
 class ModelSpec(Spec):
     """Everything that fixes the function a model computes, its weights apart.
 
     max_s: the longest stretch of audio heard at once; longer recordings are heard in windows of
-    that length.
+    that length. An encoder with a fixed window hears just that.
     """
 
     front_end: FrontEndSpec
-    audio: SlapSpec
+    audio: AudioSpec
     text: TextSpec
     embed_dim: Annotated[int, Field(ge=1)]
     max_s: Annotated[float, Field(gt=0)] = 30.0
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        audio, text, bins = self.audio, self.text, self.front_end.mel_bins
-        if bins % audio.patch_bins:
-            raise ValueError(f"{bins} mel bins are not whole patches of {audio.patch_bins} bins")
-        _check_heads("audio", audio.width, audio.heads, rotary_axes=2)
+        audio, text, front = self.audio, self.text, self.front_end
+        if isinstance(audio, SlapSpec):
+            if front.mel_bins % audio.patch_bins:
+                raise ValueError(
+                    f"{front.mel_bins} mel bins are not whole patches of {audio.patch_bins} bins"
+                )
+            _check_heads("audio", audio.width, audio.heads, rotary_axes=2)
+        elif round(self.max_s * front.rate_hz) != audio.window_samples:
+            window_s = audio.window_samples / front.rate_hz
+            raise ValueError(f"max_s {self.max_s:g} is not the encoder's window of {window_s:g} s")
         if isinstance(text, SmallTextSpec):
             _check_heads("text", text.width, text.heads, rotary_axes=1)
         return self
@@ -60,34 +70,6 @@ def _check_heads(tower: str, width: int, heads: int, rotary_axes: int) -> None:
         raise ValueError(f"{tower}.width {width} is not {heads} heads of a multiple of {unit}")
 
 
-class AudioTower(nn.Module):
-    """Ragged samples (ΣT,) at `rate_hz` -> AudioFeatures. augment: a change of the frames, for
-    training."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        super().__init__()
-        front = spec.front_end
-        self.rate_hz, self.max_s = front.rate_hz, spec.max_s
-        self.front_end = FrontEnd(front)
-        self.encoder = SlapEncoder(
-            spec.audio,
-            mel_bins=front.mel_bins,
-            frame_s=front.hop_samples / front.rate_hz,
-            embed_dim=spec.embed_dim,
-        )
-
-    def forward(
-        self, audio: Ragged, augment: Callable[[Ragged], Ragged] | None = None
-    ) -> AudioFeatures:
-        frames = self.front_end(audio)
-        return self.encoder(augment(frames) if augment else frames)
-
-    def tokens_in(self, duration_s: float) -> int:
-        """What a clip of that length costs, in tokens."""
-        frames = self.front_end.spec.frames(round(min(duration_s, self.max_s) * self.rate_hz))
-        return self.encoder.columns(frames) * self.encoder.rows
-
-
 class LanguageAudioModel(nn.Module):
     """Both towers and the scale of their cosine. `forward` gives unit vectors (B, embed_dim) of
     each."""
@@ -95,7 +77,7 @@ class LanguageAudioModel(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.audio = AudioTower(spec)
+        self.audio = _audio_tower(spec)
         self.text = _text_tower(spec)
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
 
@@ -120,7 +102,15 @@ class LanguageAudioModel(nn.Module):
         return digest.hexdigest()[:16]
 
 
+def _audio_tower(spec: ModelSpec) -> PackedTower | WindowTower:
+    if isinstance(spec.audio, SlapSpec):
+        return PackedTower(spec.front_end, spec.audio, embed_dim=spec.embed_dim, max_s=spec.max_s)
+    return WindowTower(spec.front_end, spec.audio, embed_dim=spec.embed_dim)
+
+
 def _text_tower(spec: ModelSpec) -> nn.Module:
+    if isinstance(spec.text, ClapTextSpec):
+        return PooledTextTower(spec.text, embed_dim=spec.embed_dim)
     if isinstance(spec.text, HfTextSpec):
         return HfTextEncoder(spec.text, embed_dim=spec.embed_dim)
     return SmallTextEncoder(spec.text, embed_dim=spec.embed_dim)

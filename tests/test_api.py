@@ -19,6 +19,7 @@ import echoic
 from echoic import api
 from echoic.audio.windows import plan_windows, window_weights
 from echoic.convert.native import save_model
+from echoic.towers import PackedTower
 from echoic.types import AudioError, EchoicError, Ragged
 from tests.tiny import RATE, SENTENCES, content, model, noise, tone
 
@@ -34,7 +35,7 @@ def listener() -> api.EchoicModel:
 @pytest.fixture
 def eager(monkeypatch) -> None:
     """Every encoder call holds a few windows only, so that long items span several."""
-    monkeypatch.setattr(api, "BATCH_TOKENS", 100)
+    monkeypatch.setattr(PackedTower, "at_once", 100)
 
 
 def close(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -80,7 +81,7 @@ def test_vectors_are_unit_float32_on_the_cpu(listener):
 def test_neighbours_and_order_change_nothing(listener, monkeypatch, batch_tokens):
     waves = mixed()
     alone = torch.cat([listener.embed_audio(wave) for wave in waves])
-    monkeypatch.setattr(api, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(PackedTower, "at_once", batch_tokens)
     order = [4, 7, 0, 8, 1, 3, 2, 6, 5]
     close(listener.embed_audio(waves), alone)
     close(listener.embed_audio([waves[i] for i in order]), alone[order])
@@ -273,7 +274,7 @@ def test_an_error_is_raised_and_names_the_item(listener, tmp_path):
 @pytest.mark.parametrize("batch_tokens", [1, 100, 4096])
 def test_an_error_leaves_the_other_items_alone(listener, tmp_path, monkeypatch, batch_tokens):
     """Among them errors in the middle of a long file, when some of its windows were encoded."""
-    monkeypatch.setattr(api, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(PackedTower, "at_once", batch_tokens)
     waves = mixed()
     items = [
         broken(tmp_path / "late.wav", 30, good_s=25), waves[0], tmp_path / "none.wav", waves[1],

@@ -10,6 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+from echoic.convert.huggingface import CONFIG, PICKLED
+from echoic.convert.known import KNOWN_MODELS
 from echoic.convert.native import FILE_NAME
 from echoic.hub import find_model, looks_like_hub_name
 from echoic.types import CheckpointError
@@ -28,6 +30,7 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     monkeypatch.chdir(tmp_path)
 
 
@@ -40,15 +43,23 @@ def file(tmp_path) -> Path:
 
 
 def hub(monkeypatch, answer):
-    """A Hub that gives `answer`, a path or an error; returns what it was asked."""
+    """A Hub whose every repository is `answer`, a folder or an error; returns what it was asked."""
     asked = []
+
+    def snapshot(repo, revision=None, allow_patterns=None):
+        asked.append((repo, tuple(allow_patterns), revision))
+        return str(given())
 
     def download(repo, name, revision=None):
         asked.append((repo, name, revision))
+        return str(given() / name)
+
+    def given():
         if isinstance(answer, Exception):
             raise answer
-        return str(answer)
+        return answer
 
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     return asked
 
@@ -90,10 +101,85 @@ def test_a_folder_without_a_model_is_named(tmp_path):
     ],
 )
 def test_a_name_is_fetched(monkeypatch, file, name, repo, revision):
-    asked = hub(monkeypatch, file)
+    asked = hub(monkeypatch, file.parent)
     assert looks_like_hub_name(name)
     assert find_model(name, sha256=DIGEST) == file
-    assert asked == [(repo, FILE_NAME, revision)]
+    ((asked_repo, files, asked_revision),) = asked
+    assert (asked_repo, asked_revision) == (repo, revision)
+    assert FILE_NAME in files
+    assert PICKLED not in files
+
+
+def test_a_folder_of_hugging_face_is_found_whole(monkeypatch, file):
+    (file.parent / CONFIG).write_text("{}")
+    assert find_model(file.parent, sha256=DIGEST) == file.parent
+    hub(monkeypatch, file.parent)
+    assert find_model("laion/clap-htsat-fused", sha256=DIGEST) == file.parent
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: its SHA-256"):
+        find_model("laion/clap-htsat-fused", sha256="0" * 64)
+
+
+def test_weights_that_are_a_pickle_are_fetched_where_there_are_no_others(monkeypatch, file):
+    (file.parent / CONFIG).write_text("{}")
+    file.rename(file.with_name(PICKLED))
+    asked = hub(monkeypatch, file.parent)
+    assert find_model("owner/name@v2", sha256=DIGEST) == file.parent
+    assert asked[1] == ("owner/name", (PICKLED,), "v2")
+
+
+def test_a_repository_without_a_model_is_told(monkeypatch, tmp_path):
+    (tmp_path / "snapshot").mkdir()
+    hub(monkeypatch, tmp_path / "snapshot")
+    with pytest.raises(CheckpointError, match=r"^owner/name: its repository has neither"):
+        find_model("owner/name")
+
+
+@pytest.mark.parametrize("suffix", ["", "@abc123"])
+@pytest.mark.parametrize(
+    "name",
+    ["630k-best", "630k-best.pt", "lukewys/laion_clap/630k-best.pt"],
+)
+def test_a_known_file_has_three_names(monkeypatch, tmp_path, name, suffix):
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "630k-best.pt").write_bytes(BYTES)
+    asked = hub(monkeypatch, tmp_path / "cache")
+    found = find_model(name + suffix, sha256=DIGEST)
+    assert found == tmp_path / "cache" / "630k-best.pt"
+    assert asked == [("lukewys/laion_clap", "630k-best.pt", suffix[1:] or None)]
+
+
+def test_what_is_here_goes_before_a_known_name(tmp_path):
+    (tmp_path / "630k-best.pt").write_bytes(BYTES)
+    assert find_model("630k-best.pt") == Path("630k-best.pt")
+    (tmp_path / "lukewys").mkdir()
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        find_model("lukewys/laion_clap/630k-best.pt")
+    with pytest.raises(CheckpointError, match="no such file or folder"):
+        find_model(Path("630k-audioset-best"))
+
+
+def test_every_known_model_is_found_by_its_names(monkeypatch, file):
+    (file.parent / CONFIG).write_text("{}")
+    for known in KNOWN_MODELS:
+        if known.file is not None:
+            (file.parent / known.file).write_bytes(BYTES)
+    hub(monkeypatch, file.parent)
+    for known in KNOWN_MODELS:
+        for name in (known.name, known.full_name):
+            wanted = file.parent if known.file is None else file.parent / known.file
+            assert find_model(name, sha256=DIGEST) == wanted
+
+
+def test_a_model_with_a_flaw_is_found_with_a_warning(monkeypatch, file, caplog):
+    hub(monkeypatch, file.parent)
+    find_model("laion/larger_clap_music")
+    assert "collapsed" in caplog.text
+
+
+def test_one_torch_file_in_a_folder_is_the_model(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.pt").write_bytes(BYTES)
+    assert find_model("folder") == Path("folder/a.pt")
 
 
 @pytest.mark.parametrize(
@@ -116,17 +202,23 @@ def test_what_the_hub_says_is_one_line(monkeypatch, error):
 
 
 def test_the_real_client_offline_is_one_line(monkeypatch, tmp_path):
-    from huggingface_hub import constants
+    from huggingface_hub import _snapshot_download, constants
     from huggingface_hub.file_download import hf_hub_download
 
-    def download(*args, **kwargs):
-        return hf_hub_download(*args, cache_dir=tmp_path / "cache", **kwargs)
+    def real(function):
+        def ask(*args, **kwargs):
+            return function(*args, cache_dir=tmp_path / "cache", **kwargs)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        return ask
+
+    snapshot = _snapshot_download.snapshot_download
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", real(hf_hub_download))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", real(snapshot))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"^owner/name: no such file or folder") as caught:
-        find_model("owner/name")
-    assert "\n" not in str(caught.value)
+    for name in ("owner/name", "630k-best"):
+        with pytest.raises(CheckpointError, match=rf"^{name}: no such file or folder") as caught:
+            find_model(name)
+        assert "\n" not in str(caught.value)
 
 
 def test_another_digest_is_refused(file):

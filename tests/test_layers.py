@@ -24,21 +24,27 @@ LAYERS = {
     "config": "types",
     "audio": "config",
     "nn": "config",
-    "encoders": "nn",
-    "model": "audio encoders",
+    "encoders": "nn audio",
+    "towers": "encoders",
+    "model": "towers",
     "convert": "model",
     "objectives": "nn",
     "data": "audio",
     "eval": "data",
     "train": "config",
     "hub": "convert",
-    "api": "hub eval",
+    "listening": "towers",
+    "api": "hub eval listening",
     "recipes": "model objectives data train",
-    "pretrain": "api recipes",
+    "start": "recipes convert",
+    "pretrain": "api start",
     "evaluate": "api",
+    "finetune": "pretrain evaluate",
+    "keywords": "data train",
+    "compat": "api recipes",
     "demo": "pretrain evaluate",
     "echoic": "api",
-    "cli": "demo echoic",
+    "cli": "demo finetune keywords echoic",
 }
 
 # Not needed anywhere in the package, which so loads fast and installs everywhere; no pickle.
@@ -166,8 +172,8 @@ def call_faults(call: ast.Call) -> Iterator[str]:
     owner, _, does = ast.unparse(call.func).rpartition(".")
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     constant = {arg: v.value for arg, v in given.items() if isinstance(v, ast.Constant)}
-    if owner == "torch" and does == "load":
-        yield "torch.load unpickles; use safetensors"
+    if owner == "torch" and does == "load" and constant.get("weights_only") is not True:
+        yield "torch.load unpickles; use safetensors, or weights_only=True"
     if owner == "torch" and does in TORCH_DRAWS and "generator" not in given:
         yield f"torch.{does} without a generator"
     if does == "load_state_dict" and constant.get("strict") is False:

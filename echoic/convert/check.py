@@ -17,12 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echoic.convert.reference import reference_gaps
+from echoic.encoders.slap import SlapSpec
 from echoic.model import LanguageAudioModel
 
 CARD_KEY = "self_test"
 STORED_TOLERANCE = 1e-4  # other machines sum in another order
 BATCH_TOLERANCE = 1e-5
 TEXTS = ("a dog barks twice in the distance", "rain falls on a tin roof, and then a bell rings")
+TOKEN_IDS = ((0, 11, 12, 13, 2), (0, 30, 20, 10, 40, 50, 2))  # where no tokenizer came along
 
 
 class Embedder(Protocol):
@@ -36,7 +39,10 @@ class Embedder(Protocol):
     @property
     def space_id(self) -> str: ...
     def embed_audio(self, items: Any, /) -> Tensor: ...
+    @property
+    def has_tokenizer(self) -> bool: ...
     def embed_text(self, texts: Any, /) -> Tensor: ...
+    def embed_tokens(self, ids: Tensor, mask: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,9 @@ def self_test(model: Embedder) -> SelfTest:
     """The vectors of the fixed sounds and texts."""
     sounds = fixed_sounds(model.rate_hz)
     audio = model.embed_audio(list(sounds.values()))
-    text = model.embed_text(list(TEXTS))
-    names = [f"audio: {name}" for name in sounds] + [f"text: {text}" for text in TEXTS]
+    texts = _texts(model)
+    text = _read(model, list(texts.values()))
+    names = [f"audio: {name}" for name in sounds] + list(texts)
     rows = torch.cat([audio, text]).tolist()
     return SelfTest(model.space_id, dict(zip(names, rows, strict=True)))
 
@@ -133,6 +140,13 @@ def check(model: Embedder) -> Check:
     stored = SelfTest.from_card(model.card)
     findings = [_finite(now), _difference("repeated", now, self_test(model), tolerance=0.0)]
     findings.append(_difference("alone against in a batch", now, _alone(model), BATCH_TOLERANCE))
+    findings += [
+        Finding(
+            f"reference program, small CLAP {name}", gap, STORED_TOLERANCE, gap <= STORED_TOLERANCE
+        )
+        for name, gap in reference_gaps().items()
+        if not isinstance(model.network.spec.audio, SlapSpec)
+    ]
     if stored is not None:
         same = stored.space_id == now.space_id
         findings.append(Finding(f"space id as exported ({stored.space_id})", None, 0.0, same))
@@ -148,12 +162,29 @@ def check(model: Embedder) -> Check:
     )
 
 
+def _texts(model: Embedder) -> dict[str, Any]:
+    """The fixed texts by their names; as token ids for a model without tokenizer."""
+    if model.has_tokenizer:
+        return {f"text: {text}": text for text in TEXTS}
+    return {f"tokens: {' '.join(map(str, ids))}": ids for ids in TOKEN_IDS}
+
+
+def _read(model: Embedder, texts: Sequence[Any]) -> Tensor:
+    """(B, D) of some of the fixed texts."""
+    if model.has_tokenizer:
+        return model.embed_text(texts)
+    rows = [torch.tensor(ids) for ids in texts]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return model.embed_tokens(ids, mask)
+
+
 def _alone(model: Embedder) -> SelfTest:
     sounds = fixed_sounds(model.rate_hz)
     rows = {
         f"audio: {name}": model.embed_audio([wave])[0].tolist() for name, wave in sounds.items()
     }
-    rows |= {f"text: {text}": model.embed_text([text])[0].tolist() for text in TEXTS}
+    rows |= {name: _read(model, [text])[0].tolist() for name, text in _texts(model).items()}
     return SelfTest(model.space_id, rows)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from echoic.encoders.tokenizer import TextTokenizer
-from echoic.model import LanguageAudioModel, ModelSpec, build
+from echoic.model import LanguageAudioModel, ModelSpec
 from echoic.types import CheckpointError, ConfigError
 
 FORMAT = "echoic-1"
@@ -30,11 +31,12 @@ FILE_NAME = "model.safetensors"
 
 @dataclass(frozen=True)
 class ModelFile:
-    """What a model file holds. `card`: how the model was made (recipe, data, steps, figures), for
-    people."""
+    """What a model file holds. `tokenizer`: None where a checkpoint brought none. `card`: how the
+    model was made (recipe, data, steps, figures), for people; `card["source"]`: the file of another
+    program that it was read from."""
 
     model: LanguageAudioModel
-    tokenizer: TextTokenizer
+    tokenizer: TextTokenizer | None = None
     card: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,16 +46,17 @@ def save_model(path: Path, content: ModelFile) -> None:
     header = {
         "format": FORMAT,
         "spec": content.model.spec.model_dump_json(),
-        "tokenizer": content.tokenizer.to_json(),
         "card": json.dumps(content.card, default=str),
     }
+    if content.tokenizer is not None:
+        header["tokenizer"] = content.tokenizer.to_json()
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # no two share
         for name, tensor in content.model.state_dict().items()
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path) as unfinished:
+        with replacing(path) as unfinished:
             save_file(tensors, unfinished, metadata=header)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: the model cannot be written ({error})") from None
@@ -71,33 +74,60 @@ def load_model(path: Path) -> ModelFile:
             f"{file}: a safetensors file, but not a model of echoic's (no {FORMAT} header)"
         )
     spec, tokenizer, card = _described(header, str(file))
-    model = build(spec, seed=0)
+    model = unfilled(spec)
     load_strictly(model, tensors, str(file))
     return ModelFile(model.eval(), tokenizer, card)
 
 
+def unfilled(spec: ModelSpec) -> LanguageAudioModel:
+    """A model of zeros, for a load that gives every weight: to draw them first would take longer
+    than to read them."""
+    with _Undrawn():
+        return LanguageAudioModel(spec)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Where torch would fill a tensor with random numbers, it gets zeros."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_", "erfinv_")):
+            tensor = args[0] if args else given["tensor"]  # a method's, or torch.nn.init's
+            tensor.detach().zero_()
+            return tensor
+        return func(*args, **given)
+
+
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     """Copy `tensors` into `module`; every name and shape must fit. Raises CheckpointError."""
-    own = module.state_dict()
-    wrong = [f"{name} is missing" for name in own.keys() - tensors.keys()]
-    wrong += [f"{name} is unknown" for name in tensors.keys() - own.keys()]
+    require_fit(module.state_dict(), tensors, where)
+    module.load_state_dict(tensors)
+
+
+def require_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    """Raises CheckpointError with the names that are missing, unknown, or of another shape."""
+    wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+    wrong += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
     wrong += [
-        f"{name} is {tuple(tensors[name].shape)}, wanted {tuple(own[name].shape)}"
-        for name in own.keys() & tensors.keys()
-        if own[name].shape != tensors[name].shape
+        f"{name} is {tuple(found[name].shape)}, wanted {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & found.keys()
+        if wanted[name].shape != found[name].shape
     ]
     if wrong:
         shown = "; ".join(sorted(wrong)[:5])
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(f"{where}: the tensors do not fit the model: {shown}{more}")
-    module.load_state_dict(tensors)
 
 
-def _described(header: dict[str, str], where: str) -> tuple[ModelSpec, TextTokenizer, Any]:
+def _described(header: dict[str, str], where: str) -> tuple[ModelSpec, TextTokenizer | None, Any]:
     """What the header says of the model, its tokenizer and its card."""
     try:
         spec = ModelSpec.parse(json.loads(header["spec"]), where="spec")
-        tokenizer = TextTokenizer.from_json(header["tokenizer"], max_tokens=spec.text.max_tokens)
+        tokenizer = None
+        if "tokenizer" in header:
+            tokenizer = TextTokenizer.from_json(
+                header["tokenizer"], max_tokens=spec.text.max_tokens
+            )
         return spec, tokenizer, json.loads(header["card"])
     except KeyError as error:
         raise CheckpointError(f"{where}: its header has no {error}") from None
@@ -106,7 +136,7 @@ def _described(header: dict[str, str], where: str) -> tuple[ModelSpec, TextToken
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to; it takes the place of `path` when it is whole and on
     disk."""
     unfinished = path.with_name(path.name + ".part")

@@ -14,7 +14,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from echoic.convert import native
-from echoic.convert.native import FILE_NAME, ModelFile, load_model, load_strictly, save_model
+from echoic.convert.native import (
+    FILE_NAME,
+    ModelFile,
+    load_model,
+    load_strictly,
+    save_model,
+    unfilled,
+)
+from echoic.model import build
 from echoic.types import CheckpointError
 from tests.tiny import SENTENCES, content
 
@@ -69,6 +77,14 @@ def test_a_folder_stands_for_its_file(file):
 def test_what_a_card_cannot_hold_is_written_as_text(tmp_path):
     save_model(tmp_path / "m", content(card={"at": Path("a/b"), "steps": (1, 2)}))
     assert load_model(tmp_path / "m").card == {"at": "a/b", "steps": [1, 2]}
+
+
+def test_a_model_without_a_tokenizer_is_one(tmp_path):
+    made = content()
+    save_model(tmp_path / "m", ModelFile(made.model, card=CARD))
+    again = load_model(tmp_path / "m")
+    assert again.tokenizer is None
+    assert again.card == CARD
 
 
 def test_tied_weights_are_written_twice(tmp_path):
@@ -180,7 +196,7 @@ def test_load_strictly_changes_nothing_where_something_does_not_fit():
         ({"spec": "{"}, "its header cannot be read"),
         ({"spec": "[]"}, "its header cannot be read (spec: value: input should be a valid"),
         ({"spec": None}, "its header has no 'spec'"),
-        ({"tokenizer": None}, "its header has no 'tokenizer'"),
+        ({"card": None}, "its header has no 'card'"),
         ({"tokenizer": "{}"}, "tokenizer in the checkpoint is damaged"),
         ({"card": "{"}, "its header cannot be read"),
         ({"format": "echoic-9"}, "not a model of echoic's (no echoic-1 header)"),
@@ -214,3 +230,16 @@ def test_others_may_read_the_file_where_the_umask_allows(tmp_path):
     (tmp_path / "plain").touch()
     mode = (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "m.safetensors").stat().st_mode == mode
+
+
+def test_an_unfilled_model_is_a_built_one_without_its_weights(generator):
+    before = torch.random.get_rng_state()
+    described = content().model.spec
+    empty, built = unfilled(described), build(described, seed=0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for name, tensor in built.state_dict().items():
+        assert empty.state_dict()[name].shape == tensor.shape
+        assert empty.state_dict()[name].dtype == tensor.dtype
+    for name, tensor in built.named_buffers():  # those that no file holds
+        assert torch.equal(dict(empty.named_buffers())[name], tensor), name
+    assert torch.rand(3, generator=generator).unique().numel() == 3  # and drawing goes on

@@ -1,0 +1,120 @@
+"""Opens a model whatever wrote it: our own file, LAION-CLAP's .pt, or a Hugging Face folder.
+
+What a file is, is told by its content, not by its name. `card["source"]` of what another program
+wrote says where it came from, what it is, and what of it was not taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from echoic.convert.huggingface import CONFIG, TOKENIZER, is_huggingface, load_huggingface
+from echoic.convert.laion import AUDIO, laion_model
+from echoic.convert.native import FILE_NAME, FORMAT, ModelFile, load_model
+from echoic.convert.torch_file import SUFFIXES, is_pickled, read_state_dict
+from echoic.encoders.tokenizer import TextTokenizer
+from echoic.model import ModelSpec
+from echoic.types import CheckpointError
+
+# What a checkpoint of another family looks like: a name that gives it away, and what it then is.
+_FAMILIES = (
+    ("sed_model.", "HTSAT trained on AudioSet, an audio encoder alone: start a training from it"),
+    (
+        "conv_block1.",
+        "a PANN trained on AudioSet, an audio encoder alone: start a training from it",
+    ),
+    ("audio_encoder.base.htsat.", "Microsoft CLAP"),
+    ("caption_encoder.", "Microsoft CLAP"),
+    ("audio_model.audio_encoder.", "LAION-CLAP as transformers has it, without its config.json"),
+    ("decoder_blocks.", "a masked autoencoder (M2D, AudioMAE)"),
+    ("backbone.", "a larger model around some backbone"),
+    ("model.encoder.conv1.", "Whisper"),
+    ("visual.", "CLIP, for images"),
+    ("vision_model.", "CLIP, for images"),
+    ("cls_token", "a vision transformer (timm, M2D, AST)"),
+    ("roberta.", "RoBERTa, a text encoder alone"),
+    ("bert.", "BERT, a text encoder alone"),
+    ("embeddings.word_embeddings.", "a text encoder alone"),
+)
+
+
+def open_model(path: Path) -> ModelFile:
+    """A file or a folder. Raises CheckpointError of one line, which says what else it looks like.
+
+    A tokenizer.json beside a checkpoint that brings none is taken for its own.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such model file")
+    header = _safetensors_header(path)
+    if header is None and is_pickled(path):
+        return _open_laion(path)
+    if header is not None and header[0] != FORMAT:
+        if is_huggingface(path.parent):
+            return load_huggingface(path.parent)
+        raise CheckpointError(
+            f"{path}: a safetensors file, but not a model of echoic's (no {FORMAT} header); it "
+            f"looks like {looks_like(header[1])}"
+        )
+    return load_model(path)
+
+
+def looks_like(names: Iterable[str]) -> str:
+    """What a checkpoint with tensors of these names is, as far as can be told."""
+    known = list(names)
+    for prefix, family in _FAMILIES:
+        if any(name.startswith(prefix) for name in known):
+            return family
+    shown = ", ".join(sorted(known)[:3]) or "nothing"
+    return f"none that is known ({len(known)} tensors: {shown})"
+
+
+def _open_folder(folder: Path) -> ModelFile:
+    file = folder / FILE_NAME
+    header = _safetensors_header(file) if file.is_file() else None
+    if header is not None and header[0] == FORMAT:
+        return load_model(file)
+    if is_huggingface(folder):
+        return load_huggingface(folder)
+    if file.is_file():
+        return open_model(file)
+    torch_files = sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES)
+    if len(torch_files) == 1:
+        return open_model(torch_files[0])
+    if torch_files:
+        raise CheckpointError(
+            f"{folder}: holds {len(torch_files)} checkpoints; name one, such as {torch_files[0]}"
+        )
+    raise CheckpointError(f"{folder}: holds neither {FILE_NAME} nor {CONFIG}: no such model file")
+
+
+def _safetensors_header(file: Path) -> tuple[str | None, list[str]] | None:
+    """Its format and the names of its tensors; None where it is no whole safetensors file."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return (opened.metadata() or {}).get("format"), list(opened.keys())
+    except (SafetensorError, OSError):
+        return None  # load_model says what is wrong with it
+
+
+def _open_laion(path: Path) -> ModelFile:
+    state = read_state_dict(path)
+    if not any(name.startswith(AUDIO) for name in state):
+        raise CheckpointError(
+            f"{path}: not a checkpoint of LAION-CLAP (no {AUDIO}*); it looks like "
+            f"{looks_like(state)}"
+        )
+    model, report = laion_model(state, str(path))
+    source = {**report, "file": path.name}
+    return ModelFile(model, _beside(path, model.spec), {"source": source})
+
+
+def _beside(path: Path, spec: ModelSpec) -> TextTokenizer | None:
+    file = path.with_name(TOKENIZER)
+    if not file.is_file():
+        return None
+    return TextTokenizer.published(file, max_tokens=spec.text.max_tokens)
