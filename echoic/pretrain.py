@@ -18,29 +18,31 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from echoic.api import EchoicModel
 from echoic.convert.check import CARD_KEY, self_test
-from echoic.convert.native import FILE_NAME, ModelFile, load_strictly, save_model
+from echoic.convert.native import FILE_NAME, ModelFile, save_model
 from echoic.data.clips import Source, check_audio, read_window
 from echoic.data.loader import Loader
-from echoic.encoders.text import HfTextEncoder, HfTextSpec, SmallTextSpec, published_text
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.retrieval import retrieval_metrics
 from echoic.model import LanguageAudioModel, ModelSpec, build
 from echoic.objectives.task import ContrastiveTask
 from echoic.recipes.recipe import Recipe
+from echoic.start import start, write_text
 from echoic.train.checkpoint import Checkpoints, load_weights
 from echoic.train.loop import TrainResult, train
-from echoic.types import AudioError, ConfigError, DataError
+from echoic.types import AudioError, DataError
 
 log = logging.getLogger("echoic.pretrain")
 
 # Evaluations inside a training hear at most this many clips, and of each what the model hears at
-# once, as they are kept in memory; `echoic eval` hears them all, in full.
+# once and so many seconds, as they are kept in memory; `echoic eval` hears them all, in full.
 VALID_CLIPS = 300
+VALID_MAX_S = 30.0
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -69,17 +71,16 @@ def pretrain(
     Raises ConfigError, DataError, CheckpointError and what decoding raises, each one line.
     """
     fresh = not Checkpoints(folder / "checkpoints", recipe.run.keep_last).steps()
-    start = _start(recipe.model, source, folder / "tokenizer.json", fresh=fresh)
-    tokenizer = start.tokenizer
-    resolved = recipe.model_copy(update={"model": start.spec})
+    begun = start(recipe, source, folder / "tokenizer.json", fresh=fresh)
+    tokenizer = begun.tokenizer
+    resolved = recipe.model_copy(update={"model": begun.spec})
     if fresh:  # what belongs to a training that lies here stays as it is
-        _write(folder / "recipe.yaml", resolved.to_yaml())
-    model = build(start.spec, seed=recipe.run.seed)
+        write_text(folder / "recipe.yaml", resolved.to_yaml())
+    model = build(begun.spec, seed=recipe.run.seed)
     if console is not None:
-        console.print(_told(model, start.spec), markup=False, highlight=False, soft_wrap=True)
-    if start.text_weights is not None:
-        assert isinstance(model.text, HfTextEncoder)
-        load_strictly(model.text.encoder, start.text_weights, start.text_name)
+        console.print(_told(model, begun.spec), markup=False, highlight=False, soft_wrap=True)
+    for weights in begun.weights:
+        weights.load_into(model)
     task = make_task(resolved, model)
     result = train(
         task,
@@ -104,7 +105,10 @@ def pretrain(
 
 
 def make_task(recipe: Recipe, model: LanguageAudioModel) -> ContrastiveTask:
-    """Model and objectives as the one module that is trained."""
+    """Model and objectives as the one module that is trained. Over several GPUs batch norms share
+    their statistics, as LAION-CLAP trained (SyncBN; torch has none for processes on a CPU)."""
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return ContrastiveTask(
         model,
         weight=recipe.objectives.contrastive,
@@ -127,10 +131,10 @@ def make_loader(
         rate_hz=model.audio.rate_hz,
         tokenize=tokenizer,
         cost=model.audio.tokens_in,
-        budget=data.budget_tokens,
+        budget=data.tokens(of_a_clip=model.audio.tokens_in(0.0)),
         seed=recipe.run.seed,
         augment=recipe.wave_augment,
-        max_s=min(data.max_s, recipe.model.max_s),
+        max_s=min(data.max_s, model.audio.longest_s),
         meaning=data.meaning,
         threads=threads,
         max_bad_share=data.max_bad_share,
@@ -154,7 +158,8 @@ def retrieval_on(valid: Source, tokenizer: TextTokenizer) -> Evaluate:
         assert isinstance(task.model, LanguageAudioModel)
         listener = EchoicModel(ModelFile(task.model, tokenizer))
         if not heard:
-            heard.update(hear(valid, chosen, listener.rate_hz, task.model.audio.max_s))
+            longest_s = min(task.model.audio.longest_s, VALID_MAX_S)
+            heard.update(hear(valid, chosen, listener.rate_hz, longest_s))
         captions = [valid.clips[i].captions for i in heard]
         audio = listener.embed_audio(heard.values())
         text = listener.embed_text([caption for row in captions for caption in row])
@@ -186,51 +191,6 @@ def hear(
     if not heard:
         raise DataError(f"none of the {len(chosen)} held-out clips can be heard")
     return heard
-
-
-@dataclass(frozen=True)
-class _Start:
-    """Where a training starts: the description filled in, the tokenizer, and text weights if they
-    are published."""
-
-    spec: ModelSpec
-    tokenizer: TextTokenizer
-    text_weights: dict[str, Tensor] | None = None
-    text_name: str = ""
-
-
-def _start(spec: ModelSpec, source: Source, tokenizer_file: Path, *, fresh: bool) -> _Start:
-    text = spec.text
-    if isinstance(text, HfTextSpec):
-        if text.name is None:
-            raise ConfigError("model.text.name: a training needs the encoder's folder or Hub name")
-        published = published_text(text)
-        filled = spec.model_copy(update={"text": published.spec})
-        return _Start(filled, published.tokenizer, published.weights, f"text.name {text.name}")
-    tokenizer = _own_tokenizer(text, source, tokenizer_file, fresh=fresh)
-    text = text.model_copy(update={"vocab": tokenizer.vocab})
-    return _Start(spec.model_copy(update={"text": text}), tokenizer)
-
-
-def _own_tokenizer(
-    spec: SmallTextSpec, source: Source, file: Path, *, fresh: bool
-) -> TextTokenizer:
-    """Learnt on the captions once, and read again when a run goes on."""
-    if not fresh and file.exists():
-        return TextTokenizer.from_json(file.read_text("utf-8"), max_tokens=spec.max_tokens)
-    captions = (caption for clip in source.clips for caption in clip.captions)
-    tokenizer = TextTokenizer.train(captions, vocab=spec.vocab, max_tokens=spec.max_tokens)
-    if fresh:
-        _write(file, tokenizer.to_json())
-    return tokenizer
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from None
 
 
 def _told(model: LanguageAudioModel, spec: ModelSpec) -> str:

@@ -13,10 +13,10 @@ import torch
 import echoic
 from echoic import pretrain as module
 from echoic.convert.check import check
-from echoic.convert.native import load_model
+from echoic.convert.native import load_model, load_strictly
 from echoic.data.clips import Clip, SubsetSource
 from echoic.data.sources import FileSource
-from echoic.encoders.text import HfTextSpec
+from echoic.encoders.text import HfTextSpec, published_text
 from echoic.eval.retrieval import retrieval_metrics
 from echoic.pretrain import pretrain
 from echoic.recipes.recipe import Recipe
@@ -236,13 +236,13 @@ def test_published_weights_are_taken_over_in_float32(tmp_path):
     folder = published(tmp_path / "half", "bert")
     half = transformers.BertModel.from_pretrained(folder).to(torch.bfloat16)
     half.save_pretrained(folder)
-    taken = module.published_text(HfTextSpec(name=str(folder)))
+    taken = published_text(HfTextSpec(name=str(folder)))
     assert {w.dtype for w in taken.weights.values()} == {torch.float32}
     wanted = half.float().state_dict()
     assert all(torch.equal(w, wanted[name]) for name, w in taken.weights.items())
     built = module.build(spec(text=taken.spec), seed=0)
     assert {p.dtype for p in built.parameters()} == {torch.float32}
-    module.load_strictly(built.text.encoder, taken.weights, "text")
+    load_strictly(built.text.encoder, taken.weights, "text")
 
 
 def test_a_published_encoder_that_cannot_be_used_is_one_line(source, tmp_path):

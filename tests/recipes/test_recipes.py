@@ -31,7 +31,11 @@ def test_an_unknown_recipe_is_one_clear_line(name, wanted):
 def test_sizes_follow_a_colon():
     assert find_recipe("slap") == slap("base")
     assert find_recipe("slap:small") == slap("small")
-    assert {find_recipe(name).name for name in RECIPES} == {"nano", "slap-base"}
+    assert {find_recipe(name).name for name in RECIPES} == {
+        "nano",
+        "slap-base",
+        "laion-clap-tiny-stage3",
+    }
 
 
 def test_slap_holds_the_values_of_the_paper():

@@ -1,0 +1,163 @@
+"""Where a training of LAION-CLAP starts: from published encoders, strictly, and the rest fresh."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+import torch.distributed as dist
+
+import echoic
+from echoic.convert.laion import to_laion
+from echoic.convert.text import to_published
+from echoic.data.clips import Clip
+from echoic.data.sources import FileSource
+from echoic.encoders.clap_text import ClapTextSpec
+from echoic.model import LanguageAudioModel, build
+from echoic.pretrain import make_task, pretrain
+from echoic.recipes.laion_clap import laion_clap
+from echoic.recipes.recipe import DataSpec, Recipe, StartSpec
+from echoic.start import start
+from echoic.train.loop import RunSpec
+from echoic.train.optim import OptimSpec
+from echoic.types import CheckpointError, ConfigError
+from tests.test_pretrain import Stopping
+from tests.tiny import SENTENCES
+
+RATE_HZ = 48_000
+TEXT = ClapTextSpec(
+    kind="roberta", vocab=400, positions=80, width=64, depth=1, heads=1, hidden=64, pad_id=0,
+    types=1,
+)  # fmt: skip
+
+
+def recipe(*options: str, steps: int = 2, start: StartSpec | None = None) -> Recipe:
+    """The toy, smaller still."""
+    toy = laion_clap("toy", *options)
+    audio = toy.model.audio.model_copy(
+        update={"width": 8, "depths": (1, 2), "heads": (1, 2), "drop_path": 0.1}
+    )
+    model = toy.model.model_copy(update={"audio": audio, "text": TEXT, "embed_dim": 16})
+    return toy.model_copy(
+        update={
+            "model": model,
+            "start": start or StartSpec(),
+            "data": DataSpec(budget_clips=4, max_s=60.0 if options else 10.0, cache_mb=0),
+            "optim": OptimSpec(lr=1e-3, warmup_steps=1, steps=steps),
+            "run": RunSpec(log_every=1, save_every=1, seed=1),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> FileSource:
+    """Four clips, two of them longer than the window."""
+    folder = tmp_path_factory.mktemp("clips")
+    clips, paths = [], []
+    for i, seconds in enumerate((0.5, 11.0, 3.0, 14.0)):
+        time_s = np.arange(round(seconds * RATE_HZ)) / RATE_HZ
+        paths.append(folder / f"{i}.wav")
+        sf.write(paths[-1], 0.3 * np.sin(2 * np.pi * 200 * 1.7**i * time_s), RATE_HZ)
+        clips.append(Clip(f"{i}.wav", (SENTENCES[i],), (), seconds))
+    return FileSource(clips, paths)
+
+
+@pytest.mark.parametrize("options", [(), ("fusion",)])
+def test_a_toy_trains_resumes_and_is_read_again(options, source, tmp_path):
+    """Drop path, dropout, stripes and views are drawn; a resumed run draws the same."""
+    chosen = recipe(*options, steps=4)
+    whole = pretrain(chosen, source, tmp_path / "whole", valid=source)
+    assert whole.model_file is not None
+    vectors = echoic.load(whole.model_file).embed_audio(source.paths)
+    assert torch.isfinite(vectors).all()
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(chosen, Stopping(source, 9), tmp_path / "halted", valid=source)
+    resumed = pretrain(chosen, source, tmp_path / "halted", valid=source, resume=True)
+    assert resumed.model_file is not None
+    assert torch.equal(vectors, echoic.load(resumed.model_file).embed_audio(source.paths))
+
+
+def published_roberta(folder, model: LanguageAudioModel, tokenizer) -> None:
+    """A folder as roberta-base's: config, weights without a pooler, tokenizer."""
+    import transformers
+
+    names = to_published("roberta", model.text.encoder.state_dict())
+    config = transformers.RobertaConfig(
+        vocab_size=TEXT.vocab, hidden_size=64, num_hidden_layers=1, num_attention_heads=1,
+        intermediate_size=64, max_position_embeddings=80, type_vocab_size=1, layer_norm_eps=1e-5,
+        pad_token_id=0,
+    )  # fmt: skip
+    network = transformers.RobertaModel(config, add_pooling_layer=False)
+    own = network.state_dict()
+    network.load_state_dict({name: names.get(name, own[name]) for name in own})
+    network.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer.to_json(), "utf-8")
+
+
+def test_published_encoders_are_taken_and_the_rest_is_fresh(source, tmp_path):
+    given = build(recipe().model, seed=5)
+    tokenizer = start(recipe(), source, tmp_path / "tokenizer.json", fresh=True).tokenizer
+    published_roberta(tmp_path / "roberta", given, tokenizer)
+    upstream = to_laion(given)
+    audio = {
+        name.replace("audio_branch.", "sed_model."): tensor
+        for name, tensor in upstream.items()
+        if name.startswith("audio_branch.")
+    }
+    torch.save({"state_dict": audio}, tmp_path / "htsat.ckpt")
+    begun = recipe(
+        "fusion",
+        start=StartSpec(text=str(tmp_path / "roberta"), audio=str(tmp_path / "htsat.ckpt")),
+    )
+    found = start(begun, source, tmp_path / "unused.json", fresh=True)
+    model = build(found.spec, seed=0)
+    fresh = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for weights in found.weights:
+        weights.load_into(model)
+    for name, tensor in model.state_dict().items():
+        taken = name.startswith(("audio.encoder.", "text.encoder."))
+        kept = any(part in name for part in ("mel_conv2d", "fusion_model", "pooler"))
+        wanted = given.state_dict()[name] if taken and not kept else fresh[name]
+        assert torch.equal(tensor, wanted), name
+    assert found.tokenizer(["a dog barks"]) == tokenizer(["a dog barks"])
+
+
+def test_what_does_not_fit_is_one_line(source, tmp_path):
+    other = build(recipe().model.model_copy(
+        update={"audio": recipe().model.audio.model_copy(update={"width": 16})}), seed=0)
+    torch.save({"state_dict": {
+        name.replace("audio_branch.", "sed_model."): tensor
+        for name, tensor in to_laion(other).items() if name.startswith("audio_branch.")
+    }}, tmp_path / "wide.ckpt")  # fmt: skip
+    file = tmp_path / "tokenizer.json"
+    with pytest.raises(ConfigError, match=r"start\.audio .*another encoder .*width 16"):
+        start(recipe(start=StartSpec(audio=str(tmp_path / "wide.ckpt"))), source, file, fresh=True)
+    with pytest.raises(CheckpointError, match=r"none\.ckpt"):
+        start(recipe(start=StartSpec(audio=str(tmp_path / "none.ckpt"))), source, file, fresh=True)
+    with pytest.raises(ConfigError, match=r"start\.text: .*nowhere"):
+        start(recipe(start=StartSpec(text=str(tmp_path / "nowhere"))), source, file, fresh=True)
+
+
+def test_the_released_recipes_name_what_they_start_from():
+    for options in ((), ("fusion",), ("fusion", "stage1")):
+        made = laion_clap("tiny", *options)
+        assert made.start.text == "FacebookAI/roberta-base"
+        assert made.optim.weight_decay == 0
+        assert made.optim.clip_norm is None
+        assert (made.model.audio.fusion == "aff_2d") == ("fusion" in options)
+
+
+def norms() -> set[str]:
+    """The kinds of batch norm in the task of a training."""
+    task = make_task(recipe(), build(recipe().model, seed=0))
+    return {type(module).__name__ for module in task.modules() if "BatchNorm" in str(type(module))}
+
+
+def test_batch_norms_share_their_statistics_over_gpus(monkeypatch):
+    assert norms() == {"BatchNorm1d"}
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    assert norms() == {"BatchNorm1d"}  # torch has no SyncBatchNorm on CPU
+    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    assert norms() == {"SyncBatchNorm"}
