@@ -26,7 +26,7 @@ from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.evaluation import Evaluation, Search, ZeroShot
 from echoic.eval.order import ALL, order_accuracy
 from echoic.eval.ranks import Floats, unit_rows
-from echoic.eval.retrieval import Retrieval, retrieve
+from echoic.eval.retrieval import Map10, Retrieval, retrieve
 from echoic.eval.zeroshot import (
     LAION_TEMPLATE,
     class_scores,
@@ -71,27 +71,30 @@ def evaluate(
     *,
     name: str = "clips",
     template: str = LAION_TEMPLATE,
+    labels: Sequence[str] | None = None,
+    map10: Map10 = "sorted",
     bootstrap: Bootstrap | None = None,
 ) -> Evaluation:
     """Retrieval both ways; where every clip has exactly one tag, also zero-shot classification by
     these tags.
 
-    name: of the data, for the report. A clip that cannot be heard is named in the log and left out.
-    Raises DataError where none is left.
+    name: of the data, for the report. labels: all classes, in words; None: the tags that there are.
+    map10: of audio to text, see `eval.retrieval`. A clip that cannot be heard is named in the log
+    and left out. Raises DataError where none is left, or a tag is none of `labels`.
     """
     heard = hear(model, source)
     clips = [source.clips[i] for i in heard.kept]
-    search = _search(model, clips, heard.vectors, [clip.key for clip in clips])
+    search = _search(model, clips, heard.vectors, [clip.key for clip in clips], map10)
     protocol = [_search_words(search.ranks)]
     zero_shot = None
-    labels = sorted({tag for clip in clips for tag in clip.tags})
+    labels = _classes(clips, labels)
     if len(labels) > 1 and all(len(clip.tags) == 1 for clip in clips):
         classes = class_vectors(model.embed_text, labels, template)
         right = [labels.index(clip.tags[0]) for clip in clips]
         zero_shot = ZeroShot(classify(class_scores(heard.vectors, classes), right), labels)
         protocol.append(
-            f"Zero-shot classification: {len(labels)} classes, the tags of the clips, each put in "
-            f"the sentence “{template}”; a clip goes to the nearest sentence."
+            f"Zero-shot classification: {len(labels)} classes, each put in the sentence "
+            f" “{template}”; a clip goes to the nearest sentence."
         )
     return Evaluation(
         model=describe(model),
@@ -192,13 +195,28 @@ def describe(model: EchoicModel) -> dict[str, Any]:
 
 
 def _search(
-    model: EchoicModel, clips: Sequence[Clip], audio: Tensor, names: Sequence[str]
+    model: EchoicModel,
+    clips: Sequence[Clip],
+    audio: Tensor,
+    names: Sequence[str],
+    map10: Map10 = "sorted",
 ) -> Search:
     owner = np.repeat(np.arange(len(clips)), [len(clip.captions) for clip in clips])
     text = model.embed_text([caption for clip in clips for caption in clip.captions])
     first = np.flatnonzero(np.diff(owner, prepend=-1))
-    ranks = retrieve(audio.numpy(), text.numpy(), owner)
+    ranks = retrieve(audio.numpy(), text.numpy(), owner, map10=map10)
     return Search(ranks, names, [clip.captions[0] for clip in clips], audio, text[first])
+
+
+def _classes(clips: Sequence[Clip], labels: Sequence[str] | None) -> list[str]:
+    """`labels`, or the tags of the clips, sorted. Raises DataError."""
+    found = sorted({tag for clip in clips for tag in clip.tags})
+    if labels is None:
+        return found
+    if strange := [tag for tag in found if tag not in labels]:
+        more = f" and {len(strange) - 1} more" if len(strange) > 1 else ""
+        raise DataError(f"tag {strange[0]!r}{more}: none of the {len(labels)} classes asked for")
+    return list(labels)
 
 
 def _test_scenes(
@@ -246,11 +264,12 @@ def _about(name: str, clips: Sequence[Clip], bad: dict[str, str]) -> dict[str, A
 
 
 def _search_words(ranks: Retrieval) -> str:
+    legacy = " Audio to text mAP@10 as LAION computes it: comparable with its tables only."
     return (
         f"Retrieval: {len(ranks.owner)} captions and {ranks.n_clips} clips, ranked by cosine. Text "
         "to audio: every caption searches all clips. Audio to text: every clip searches all "
         "captions, and its best-placed own caption counts. Ties count against the model."
-    )
+    ) + (legacy if ranks.map10 == "laion_legacy" else "")
 
 
 def _synth_words(size: SynthSize, zero_shot: ZeroShot) -> tuple[str, str, str]:

@@ -88,7 +88,10 @@ def test_help_is_grouped_and_has_examples(run):
         assert word in out
     assert run()[1] == out
     commands = ["demo", "train", "recipes", "embed", "classify", "search", "eval", "check"]
-    for command in [*([c] for c in commands), *(["data", c] for c in ("synth", "shards", "check"))]:
+    for command in [
+        *([c] for c in commands),
+        *(["data", c] for c in ("synth", "shards", "keywords", "check")),
+    ]:
         code, out, _ = run(*command, "--help")
         assert code == 0
         assert f"Example: echoic {' '.join(command)}" in out
@@ -524,6 +527,25 @@ def test_synth_shards_and_check(documented, run, refused):
     assert code == 0
     assert "packed: 3 of 3 clips are good" in out
     assert "made: already holds shards" in refused("data", "synth", "made", "--clips", 3)
+
+
+def test_keywords(documented, run, refused, tmp_path):
+    (tmp_path / "t.csv").write_text('file,tags,duration\na.wav,"dog,man",5\nb.wav,rain,1\n')
+    made = documented("data", "keywords", "t.csv", "--out", "made")
+    counts = {"captions": 1, "kept": 0, "files": 1, "untagged": 0, "short": 1}
+    assert made == {"folder": "made", **counts}
+    lines = (tmp_path / "made" / "part-000000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["caption"] for line in lines] == ["The sounds of dog and person"]
+    code, out, err = run("data", "keywords", "t.csv", "--out", "made")
+    assert code == 0
+    assert "made: 1 captions in 1 files, 1 of them by an earlier run" in out
+    assert "0 without tags, 1 too short" in err
+    again = ["data", "keywords", "t.csv", "--out", "made"]
+    assert "other settings (debias" in refused(*again, "--no-debias")
+    assert "another generator" in refused(*again, "--generator", "template:epidemic")
+    assert "template 'template:x': wanted one of" in refused(*again, "--generator", "template:x")
+    assert "no such file" in refused("data", "keywords", "gone.csv", "--out", "x")
+    assert "generator ./gone: cannot be loaded" in refused(*again, "--generator", "./gone")
 
 
 def test_check_names_every_bad_clip(run, mixed, place):

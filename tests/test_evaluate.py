@@ -127,3 +127,20 @@ def test_report_on_unwritable_place_names_it(model, tmp_path):
         evaluate(model, Tones(["a", "b"]), bootstrap=BOOT).write_report(
             tmp_path / "file" / "report.html"
         )
+
+
+def test_classes_may_be_more_than_the_tags(model):
+    tones = Tones(["a", "b", "c"], tags=["x", "y", "x"])
+    found = evaluate(model, tones, labels=["y", "z", "x"], bootstrap=BOOT)
+    assert found.zero_shot.labels == ["y", "z", "x"]
+    assert found.zero_shot.result.n_classes == 3
+    assert found.zero_shot.result.labels.tolist() == [2, 0, 2]
+    with pytest.raises(DataError, match="tag 'x' and 1 more: none of the 2 classes"):
+        evaluate(model, tones, labels=["p", "q"], bootstrap=BOOT)
+
+
+def test_laions_map_is_asked_for_and_said(model):
+    found = evaluate(model, Tones(["a", "b", "c"]), map10="laion_legacy", bootstrap=BOOT)
+    assert found.search.ranks.map10 == "laion_legacy"
+    assert "as LAION computes it" in found.protocol[0]
+    assert "LAION" not in evaluate(model, Tones(["a", "b", "c"]), bootstrap=BOOT).protocol[0]

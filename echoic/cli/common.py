@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from echoic.api import EchoicModel
     from echoic.data.clips import Source
+    from echoic.data.tables import CaptionChoice
     from echoic.types import EchoicError
 
 DEMO_MODEL = Path("runs/demo/model.safetensors")
@@ -44,8 +45,49 @@ def wrong(line: str) -> EchoicError:
 
 
 _MODEL_HELP = (
-    "A model file, a run's folder, or owner/name on the Hub. Default: runs/demo's, if it is there."
+    "A model file, a run's folder, a LAION-CLAP .pt, a Hugging Face folder, or a name on the Hub "
+    "(echoic models). Default: runs/demo's, if it is there."
 )
+_HEARING_PANEL = "How the model is opened"
+
+
+class Long(StrEnum):
+    windows = "windows"
+    centred = "centred"
+
+
+class Precision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+LongOption = Annotated[
+    Long | None,
+    typer.Option(
+        "--long",
+        show_default="views where the model has feature fusion, else windows",
+        help="How a recording longer than the model's window is heard: all of it in windows; or by "
+        "fusion's views of it, without fusion by its middle window alone.",
+        rich_help_panel=_HEARING_PANEL,
+    ),
+]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        "--precision",
+        help="bf16 is faster where the processor has it; vectors differ a little.",
+        rich_help_panel=_HEARING_PANEL,
+    ),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        show_default=False,
+        help="A folder, a tokenizer.json or a Hub name, for a checkpoint that brings none.",
+        rich_help_panel=_HEARING_PANEL,
+    ),
+]
 
 
 class Missing(StrEnum):
@@ -118,6 +160,25 @@ MissingOption = Annotated[
         rich_help_panel=_TABLE_PANEL,
     ),
 ]
+CaptionsFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--captions-from",
+        help="The folder of captions that echoic data keywords wrote for this data.",
+        show_default=False,
+        rich_help_panel=_TABLE_PANEL,
+    ),
+]
+LeaveOut = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--leave-out",
+        help="A list of recordings not to use, such as those of a test set (.txt, .csv, .json: "
+        "Freesound or YouTube ids, names); may be repeated.",
+        show_default=False,
+        rich_help_panel=_TABLE_PANEL,
+    ),
+]
 
 
 def use_cpu(threads: int | None) -> int:
@@ -135,7 +196,13 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def open_model(named: str | None) -> tuple[EchoicModel, Path]:
+def open_model(
+    named: str | None,
+    *,
+    tokenizer: str | None = None,
+    long: Long | None = None,
+    precision: Precision = Precision.fp32,
+) -> tuple[EchoicModel, Path]:
     """The model and its file. Raises EchoicError."""
     from echoic.api import load
     from echoic.hub import find_model
@@ -145,7 +212,8 @@ def open_model(named: str | None) -> tuple[EchoicModel, Path]:
             raise wrong(NO_MODEL)
         named = str(DEMO_MODEL)
     file = find_model(named)
-    return load(file), file
+    opened = load(file, tokenizer=tokenizer, long=long and long.value, precision=precision.value)
+    return opened, file
 
 
 @dataclass(frozen=True)
@@ -157,19 +225,28 @@ class TableOptions:
     caption_column: Sequence[str] | None
     tag_column: str | None
     missing: Missing = Missing.error
+    captions_from: Path | None = None
+    leave_out: Sequence[Path] | None = None
 
-    def open(self, path: Path) -> Source:
-        """Open any form of data. Raises DataError."""
+    def open(self, path: Path, *, captions: CaptionChoice | None = None) -> Source:
+        """Open any form of data; what `leave_out` lists is told and left out. Raises DataError."""
+        from echoic.data.contamination import leave_out, read_ids
         from echoic.data.sources import open_source
 
-        return open_source(
+        source = open_source(
             path,
             audio_dir=self.audio_dir,
             file_column=self.file_column,
             caption_column=self.caption_column or None,
             tag_column=self.tag_column,
+            captions=captions,
+            captions_from=self.captions_from,
             missing=self.missing.value,
         )
+        if self.leave_out:
+            source, left = leave_out(source, [read_ids(file) for file in self.leave_out])
+            say(f"{path}: {left}")
+        return source
 
     def words(self) -> list[str]:
         """The options as one would type them."""
@@ -179,6 +256,8 @@ class TableOptions:
             *(("--caption-column", name) for name in self.caption_column or ()),
             ("--tag-column", self.tag_column),
             ("--missing", None if self.missing is Missing.error else self.missing.value),
+            ("--captions-from", self.captions_from),
+            *(("--leave-out", file) for file in self.leave_out or ()),
         ]
         return [word for name, value in given if value is not None for word in (name, str(value))]
 

@@ -1,7 +1,8 @@
-"""data synth, data shards, data check: making, packing and examining captioned sound."""
+"""data synth, shards, keywords, check: making, packing, captioning and examining sound."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import replace
 from enum import StrEnum
@@ -13,6 +14,7 @@ import typer
 from echoic.cli.common import (
     AudioDir,
     CaptionColumn,
+    CpuThreads,
     FileColumn,
     JsonOption,
     Missing,
@@ -23,16 +25,20 @@ from echoic.cli.common import (
     available_cpus,
     emit,
     say,
+    use_cpu,
     wrong,
 )
 
 if TYPE_CHECKING:
     from echoic.data.clips import Source
+    from echoic.data.keyword_captions import Generator, KeywordSummary, Progress
     from echoic.data.shards import ShardSummary
 
 PANEL = "Data"
 _CHECK_RATE_HZ = 16_000
 _SHARD_RATE_HZ = 48_000
+_TOLD_EVERY_S = 10.0
+_MODEL_PANEL = "Where the generator is a model"
 
 
 class Split(StrEnum):
@@ -46,6 +52,10 @@ def add_to(app: typer.Typer) -> None:
     example = "Example: echoic data synth corpus/train --clips 2000"
     group.command(epilog=example)(synth)
     group.command(epilog="Example: echoic data shards my.csv shards/ --rate 16000")(shards)
+    example = (
+        "Example: echoic data keywords audioset.csv --out captions --generator gagan3012/k2t-base"
+    )
+    group.command(epilog=example)(keywords)
     group.command(epilog="Example: echoic data check my.csv")(check)
     app.add_typer(group, name="data", rich_help_panel=PANEL)
 
@@ -103,6 +113,128 @@ def shards(
 
     table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
     _written(write_shards(table.open(source), out, rate_hz=rate, per_shard=per_shard), as_json)
+
+
+def keywords(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Sound with tags: a .csv, .tsv or .jsonl, a folder of audio, .tar shards.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of the captions; of a run that was stopped, to go on.",
+            show_default=False,
+        ),
+    ],
+    generator: Annotated[
+        str,
+        typer.Option(
+            help="template, template:epidemic, or a model of transformers (T5): a folder, or "
+            "owner/name on the Hub."
+        ),
+    ] = "template",
+    batch: Annotated[int, typer.Option(min=1, help="Tag lists at once.")] = 32,
+    shortest_s: Annotated[
+        float, typer.Option(min=0.0, help="Shorter clips get no caption, in seconds.")
+    ] = 2.0,
+    debias: Annotated[
+        bool, typer.Option(help="Write person for woman and man, their for her and his.")
+    ] = True,
+    beams: Annotated[
+        int, typer.Option(min=1, help="Of the search.", rich_help_panel=_MODEL_PANEL)
+    ] = 4,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Of a caption.", rich_help_panel=_MODEL_PANEL)
+    ] = 64,
+    joint: Annotated[
+        str | None,
+        typer.Option(
+            help="What parts the tags that the model reads.",
+            show_default="'| ', or ' ' for common_gen",
+            rich_help_panel=_MODEL_PANEL,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Sample, with this seed.", show_default="no", rich_help_panel=_MODEL_PANEL
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 ...", rich_help_panel=_MODEL_PANEL)
+    ] = "cpu",
+    cpu_threads: CpuThreads = None,
+    as_json: JsonOption = False,
+    audio_dir: AudioDir = None,
+    file_column: FileColumn = None,
+    tag_column: TagColumn = None,
+    missing: MissingOption = Missing.error,
+) -> None:
+    """Make a caption of each clip's tags, for sound that has tags and no captions.
+
+    It hears nothing: the files of a table need not be there. Ctrl-C loses no file that is whole;
+    the same command goes on from there.
+    """
+    from echoic.data.keyword_captions import DEBIAS, write_captions
+    from echoic.data.sources import tagged_clips
+
+    use_cpu(cpu_threads)
+    clips = tagged_clips(
+        source,
+        audio_dir=audio_dir,
+        file_column=file_column,
+        tag_column=tag_column,
+        missing=missing.value,
+    )
+    options = {"beams": beams, "max_tokens": max_tokens, "joint": joint, "seed": seed}
+    summary = write_captions(
+        clips,
+        _generator(generator, {**options, "device": device}),
+        out,
+        batch=batch,
+        shortest_s=shortest_s,
+        debias=DEBIAS if debias else {},
+        progress=_counted(),
+    )
+    _captioned(summary, source, as_json)
+
+
+def _generator(name: str, options: dict[str, Any]) -> Generator:
+    from echoic.data.keyword_captions import TemplateGenerator
+
+    if name.partition(":")[0] == "template":
+        return TemplateGenerator(name)
+    from echoic.keywords import KeywordModel
+
+    return KeywordModel(name, **options)
+
+
+def _counted() -> Progress:
+    """Says how far a run is, every ten seconds."""
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _TOLD_EVERY_S and done < total:
+            told = time.monotonic()
+            say(f"{done} of {total} clips")
+
+    return progress
+
+
+def _captioned(summary: KeywordSummary, source: Path, as_json: bool) -> None:
+    if as_json:
+        emit({**vars(summary), "folder": str(summary.folder)})
+        return
+    kept = f", {summary.kept} of them by an earlier run" if summary.kept else ""
+    print(f"{summary.folder}: {summary.captions} captions in {summary.files} files{kept}")
+    without = f"{summary.untagged} without tags, {summary.short} too short"
+    say(f"without a caption: {without}")
+    say(f"to train on them: echoic train nano --data {source} --captions-from {summary.folder}")
 
 
 def check(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from echoic.cli.common import (
     AudioDir,
     CaptionColumn,
+    CaptionsFrom,
     CpuThreads,
     FileColumn,
     JsonOption,
+    LeaveOut,
     Missing,
     MissingOption,
     ModelArgument,
@@ -29,6 +31,7 @@ from echoic.cli.common import (
     use_cpu,
     wrong,
 )
+from echoic.cli.models import source_lines
 
 if TYPE_CHECKING:
     from echoic.convert.check import Check
@@ -38,6 +41,11 @@ PANEL = "Judge a model"
 
 class Suite(StrEnum):
     synth = "synth"
+
+
+class Map10(StrEnum):
+    sorted = "sorted"
+    laion_legacy = "laion_legacy"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -78,8 +86,19 @@ def evaluate(
     ] = 240,
     template: Annotated[
         str | None,
-        typer.Option(help="The sentence for tags.", show_default="This is a sound of {label}."),
+        typer.Option(
+            help="The sentence for tags; or a data set's name for its published one and its "
+            "classes: esc50, us8k, vggsound, fsd50k, audioset, gtzan.",
+            show_default="This is a sound of {label}.",
+        ),
     ] = None,
+    map10: Annotated[
+        Map10,
+        typer.Option(
+            help="Audio to text mAP@10: as it is meant, or as LAION-CLAP's tables have it, which "
+            "over-count."
+        ),
+    ] = Map10.sorted,
     processes: Processes = None,
     report: Annotated[
         Path | None,
@@ -92,6 +111,8 @@ def evaluate(
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
     missing: MissingOption = Missing.error,
+    captions_from: CaptionsFrom = None,
+    leave_out: LeaveOut = None,
 ) -> None:
     """Measure a model: retrieval both ways, zero-shot classification, word order and attributes.
 
@@ -101,16 +122,20 @@ def evaluate(
     if (data is None) == (suite is None):
         raise wrong("eval: give --data PATH or --suite synth, one of the two")
     from echoic.data.split import hold_out
+    from echoic.eval.prompts import find_prompts
     from echoic.eval.zeroshot import LAION_TEMPLATE
     from echoic.evaluate import SynthSize, evaluate, evaluate_synth
 
+    prompts = find_prompts(template or LAION_TEMPLATE)
     use_cpu(cpu_threads)
     listener, file = open_model(model)
     if data is None:
         size = SynthSize(scenes=scenes, singles=items, pairs=items)
         found = evaluate_synth(listener, size, processes=processes or available_cpus())
     else:
-        table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
+        table = TableOptions(
+            audio_dir, file_column, caption_column, tag_column, missing, captions_from, leave_out
+        )
         source = table.open(data)
         name = str(data)
         if valid_share is not None:
@@ -118,7 +143,14 @@ def evaluate(
             if held is None:
                 raise wrong(f"{data}: {valid_share:g} of {len(source.clips)} clips holds none out")
             source, name = held, f"{name}, {valid_share:g} held out"
-        found = evaluate(listener, source, name=name, template=template or LAION_TEMPLATE)
+        found = evaluate(
+            listener,
+            source,
+            name=name,
+            template=prompts.template,
+            labels=prompts.labels,
+            map10=map10.value,
+        )
     emit(found.to_json()) if as_json else show(found.table())
     if report is not None:
         say(f"report: {found.write_report(report, run_folder=file.parent)}")
@@ -139,18 +171,21 @@ def check(
     use_cpu(cpu_threads)
     listener, file = open_model(model)
     result = examine(listener)
+    source: dict[str, Any] | None = listener.card.get("source")
     if as_json:
-        emit({"model": str(file), **result.to_json()})
+        emit({"model": str(file), "source": source, **result.to_json()})
     else:
-        _tell(file, result)
+        _tell(file, source, result)
     if not result.ok:
         off = [finding.name for finding in result.findings if not finding.ok]
         raise wrong(f"{file}: not in order: {'; '.join(off)}")
 
 
-def _tell(file: Path, result: Check) -> None:
+def _tell(file: Path, source: dict[str, Any] | None, result: Check) -> None:
     front = result.front_end
     print(f"model        {file}")
+    for line in source_lines(source):
+        print(line)
     print(f"tensors      {result.tensors}, {result.parameters} parameters, all loaded")
     mel = f"{front['mel_bins']} mel bins, hop {front['hop_samples']} samples"
     print(f"front end    {front['rate_hz']} Hz, {mel}")

@@ -11,9 +11,11 @@ import typer
 from echoic.cli.common import (
     AudioDir,
     CaptionColumn,
+    CaptionsFrom,
     CpuThreads,
     FileColumn,
     JsonOption,
+    LeaveOut,
     Missing,
     MissingOption,
     TableOptions,
@@ -30,6 +32,7 @@ from echoic.cli.common import (
 
 if TYPE_CHECKING:
     from echoic.data.clips import Clip, Source
+    from echoic.model import ModelSpec
     from echoic.pretrain import Pretrained
     from echoic.recipes.recipe import Recipe
 
@@ -95,6 +98,8 @@ def train(
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
     missing: MissingOption = Missing.error,
+    captions_from: CaptionsFrom = None,
+    leave_out: LeaveOut = None,
 ) -> None:
     """Pretrain a model on your own sound, by one command and without a config file.
 
@@ -107,11 +112,13 @@ def train(
 
     chosen = find_recipe(recipe).override([*(overrides or ()), *_seeded(seed)])
     folder = out or Path("runs") / f"{chosen.name}-{data.resolve().stem}"
-    table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
-    source = table.open(data)
+    table = TableOptions(
+        audio_dir, file_column, caption_column, tag_column, missing, captions_from, leave_out
+    )
+    source = table.open(data, captions=chosen.data.captions)
     held: Source | None
     if valid is not None:
-        kept, held = source, table.open(valid)
+        kept, held = source, table.open(valid, captions=chosen.data.captions)
     else:
         kept, held = hold_out(source, valid_share)
     computing = use_cpu(cpu_threads)
@@ -145,7 +152,7 @@ def recipes(
         recipe = find_recipe(name)
         emit(recipe.model_dump(mode="json")) if as_json else print(recipe.to_yaml(), end="")
         return
-    listed = [*RECIPES, "slap:small"]
+    listed = [*RECIPES, "slap:small", "laion_clap:tiny,fusion", "laion_clap:toy"]
     rows = [(known, find_recipe(known)) for known in listed]
     if as_json:
         emit([{"name": known, "recipe": r.name, "paper": r.paper} for known, r in rows])
@@ -154,11 +161,23 @@ def recipes(
         "recipe", "paper", "audio encoder", "text encoder", "steps", right=["steps"]
     )
     for known, r in rows:
-        audio = f"{r.model.audio.kind}, {r.model.audio.depth} layers of {r.model.audio.width}"
-        text = r.model.text.kind if r.model.text.kind != "hf" else str(r.model.text.name)
+        audio = _encoder(r.model)
+        text = r.start.text or (
+            r.model.text.kind if r.model.text.kind != "hf" else str(r.model.text.name)
+        )
         table.add_row(known, r.paper, audio, text, str(r.optim.steps))
     show(table)
     say("in full: echoic recipes nano")
+
+
+def _encoder(spec: ModelSpec) -> str:
+    """The audio encoder in words."""
+    from echoic.convert.laion import architecture
+
+    audio = spec.audio
+    if audio.kind == "slap":
+        return f"slap, {audio.depth} layers of {audio.width}"
+    return architecture(audio) + (f", fusion {audio.fusion}" if audio.fusion else "")
 
 
 def _seeded(seed: int | None) -> list[str]:

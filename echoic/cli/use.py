@@ -14,7 +14,11 @@ import typer
 from echoic.cli.common import (
     CpuThreads,
     JsonOption,
+    LongOption,
     ModelOption,
+    Precision,
+    PrecisionOption,
+    TokenizerOption,
     emit,
     open_model,
     plain_table,
@@ -60,6 +64,8 @@ def embed(
         ),
     ] = None,
     as_json: JsonOption = False,
+    long: LongOption = None,
+    precision: PrecisionOption = Precision.fp32,
     cpu_threads: CpuThreads = None,
 ) -> None:
     """Turn recordings into vectors.
@@ -70,7 +76,7 @@ def embed(
     if out is not None and out.suffix not in (".npz", ".json"):
         raise wrong(f"{out}: --out writes .npz or .json")
     use_cpu(cpu_threads)
-    listener, _ = open_model(model)
+    listener, _ = open_model(model, long=long, precision=precision)
     heard = hear_files(listener, sounds)
     document = {
         "space_id": listener.space_id,
@@ -117,6 +123,9 @@ def classify(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show per file.")] = 5,
     as_json: JsonOption = False,
+    tokenizer: TokenizerOption = None,
+    long: LongOption = None,
+    precision: PrecisionOption = Precision.fp32,
     cpu_threads: CpuThreads = None,
 ) -> None:
     """Name what is heard, from labels of your own (zero-shot classification).
@@ -129,7 +138,8 @@ def classify(
     for sentence in template or ():
         prompt(sentence, chosen[0])  # a wrong one is told before hours of listening
     use_cpu(cpu_threads)
-    listener, _ = open_model(model)
+    listener, _ = open_model(model, tokenizer=tokenizer, long=long, precision=precision)
+    _ = listener.tokenizer  # where there is none, that is told before hours of listening
     heard = hear_files(listener, sounds)
     scores = listener.score_labels(heard.vectors, chosen, templates=template or LAION_TEMPLATE)
     rows = list(zip(heard.files, scores.top(top), strict=True))
@@ -161,6 +171,9 @@ def search(
     model: ModelOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits to show.")] = 10,
     as_json: JsonOption = False,
+    tokenizer: TokenizerOption = None,
+    long: LongOption = None,
+    precision: PrecisionOption = Precision.fp32,
     cpu_threads: CpuThreads = None,
 ) -> None:
     """Find recordings by words.
@@ -170,7 +183,8 @@ def search(
     if not query.strip():
         raise wrong("search: the query is empty")
     use_cpu(cpu_threads)
-    listener, _ = open_model(model)
+    listener, _ = open_model(model, tokenizer=tokenizer, long=long, precision=precision)
+    _ = listener.tokenizer  # where there is none, that is told before hours of listening
     heard = hear_files(listener, sounds)
     cosines = heard.vectors @ listener.embed_text(query)[0]
     best = cosines.argsort(descending=True, stable=True)[:top].tolist()

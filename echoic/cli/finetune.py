@@ -1,0 +1,197 @@
+"""finetune: from labelled sound to a classifier."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from echoic.cli.common import (
+    AudioDir,
+    CpuThreads,
+    FileColumn,
+    JsonOption,
+    Missing,
+    MissingOption,
+    ModelArgument,
+    TableOptions,
+    TagColumn,
+    emit,
+    messages,
+    open_model,
+    plain_table,
+    say,
+    show,
+    use_cpu,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from echoic.finetune import Finetuned, FinetuneSpec, Splits
+
+PANEL = "Make a model"
+
+
+class Head(StrEnum):
+    linear = "linear"
+    mlp = "mlp"
+
+
+def add_to(app: typer.Typer) -> None:
+    example = "Example: echoic finetune runs/demo --data esc.csv --freeze --head linear"
+    app.command("finetune", rich_help_panel=PANEL, epilog=example)(finetune)
+
+
+def finetune(
+    model: ModelArgument = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Your labelled sound: a table, a folder, shards.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="KEY=VALUE",
+            show_default=False,
+            help="Changes to the settings, as epochs=30 lr=3e-4.",
+        ),
+    ] = None,
+    valid: Annotated[
+        Path | None,
+        typer.Option(help="Clips that choose the best epoch.", show_default=False),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Clips that are judged once.", show_default=False)
+    ] = None,
+    fold_column: Annotated[
+        str | None,
+        typer.Option(help="Instead: part --data by this column.", show_default=False),
+    ] = None,
+    valid_fold: Annotated[
+        list[str] | None,
+        typer.Option(help="Its value in validation clips; may be repeated.", show_default=False),
+    ] = None,
+    test_fold: Annotated[
+        list[str] | None,
+        typer.Option(help="Its value in test clips; may be repeated.", show_default=False),
+    ] = None,
+    valid_share: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=0.5,
+            help="Without --valid and --valid-fold: hold out this share of the training clips.",
+        ),
+    ] = 0.1,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="linear, mlp (probes), finetune; as published: laion_linear, laion_mlp, "
+            "laion_finetune."
+        ),
+    ] = "finetune",
+    head: Annotated[
+        Head | None,
+        typer.Option(help="What reads the clip's vector.", show_default="the preset's"),
+    ] = None,
+    freeze: Annotated[
+        bool | None,
+        typer.Option(
+            "--freeze/--tune",
+            help="Leave the encoder as it is: a probe, made in seconds. Or train it too.",
+            show_default="the preset's",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/PRESET-DATA")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of every random draw.", show_default="the preset's")
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Threads that decode audio.", rich_help_panel="Machine")
+    ] = 2,
+    cpu_threads: CpuThreads = None,
+    as_json: JsonOption = False,
+    audio_dir: AudioDir = None,
+    file_column: FileColumn = None,
+    tag_column: TagColumn = None,
+    missing: MissingOption = Missing.error,
+) -> None:
+    """Train a classifier on a model's audio encoder: a probe on frozen vectors, or fine-tuning.
+
+    A clip's tags (column label, category or tags) are its labels. The best epoch is chosen by the
+    validation clips; the test clips are judged once, at the end.
+    """
+    if data is None:
+        raise wrong("finetune: give --data PATH, your labelled sound")
+    from echoic.finetune import find_preset
+    from echoic.finetune import finetune as run
+
+    given = [("head", head and head.value), ("freeze", freeze), ("seed", seed)]
+    asked = [f"{key}={value}" for key, value in given if value is not None]
+    spec = find_preset(preset).override([*asked, *(overrides or ())])
+    captions = [tag_column] if tag_column else None  # labels are enough: no caption is read
+    table = TableOptions(audio_dir, file_column, captions, tag_column, missing)
+    splits = _splits(table, data, valid, test, fold_column, valid_fold, test_fold, valid_share)
+    folder = out or Path("runs") / f"{preset}-{data.resolve().stem}"
+    use_cpu(cpu_threads)
+    listener, file = open_model(model)
+    say(_plan(file, spec, splits, folder))
+    done = run(listener, splits, folder, spec, resume=resume, threads=threads, console=messages())
+    if not done.finished:
+        raise typer.Exit(130)
+    emit(done.to_json()) if as_json else _tell(done)
+
+
+def _splits(
+    table: TableOptions,
+    data: Path,
+    valid: Path | None,
+    test: Path | None,
+    column: str | None,
+    valid_fold: list[str] | None,
+    test_fold: list[str] | None,
+    valid_share: float,
+) -> Splits:
+    """Raises EchoicError."""
+    from echoic.data.split import by_column, hold_out
+    from echoic.finetune import Splits
+
+    folds = {"validation": valid_fold or [], "test": test_fold or []}
+    if (column is None) == any(folds.values()):
+        raise wrong("finetune: --fold-column goes with --valid-fold, --test-fold or both")
+    if (valid and valid_fold) or (test and test_fold):
+        raise wrong("finetune: name a split's file or its fold, not both")
+    source = table.open(data)
+    parts = {"training": source}
+    if column is not None:
+        parts = by_column(source, column, {k: v for k, v in folds.items() if v}, "training")
+    training, judging = parts["training"], parts.get("test") or (table.open(test) if test else None)
+    choosing = parts.get("validation") or (table.open(valid) if valid else None)
+    if choosing is None:
+        training, choosing = hold_out(training, valid_share)
+        if choosing is None:
+            count = len(training.clips)
+            raise wrong(f"{data}: {valid_share:g} of {count} clips holds none out: give --valid")
+    return Splits(training, choosing, judging)
+
+
+def _plan(file: Path, spec: FinetuneSpec, splits: Splits, folder: Path) -> str:
+    counts = ", ".join(f"{len(source.clips)} {name}" for name, source in splits.named().items())
+    what = "frozen" if spec.freeze else "trained too"
+    return f"{spec.head} head on {file}, encoder {what}, {spec.epochs} epochs\nclips: {counts}"
+
+
+def _tell(done: Finetuned) -> None:
+    figures = done.metrics["valid"]
+    table = plain_table("split", *figures, right=list(figures))
+    for split, values in done.metrics.items():
+        table.add_row(split, *(f"{value:.3f}" for value in values.values()))
+    show(table)
+    print(f"classifier: {done.file}  (epoch {done.best_epoch:g}, chosen by the validation clips)")

@@ -1,0 +1,171 @@
+"""models, convert: published checkpoints, in and out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from echoic.cli.common import (
+    JsonOption,
+    TokenizerOption,
+    emit,
+    plain_table,
+    program,
+    say,
+    show,
+    typed,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from echoic.convert.native import ModelFile
+
+PANEL = "Use a model"
+
+
+class Form(StrEnum):
+    echoic = "echoic"
+    huggingface = "huggingface"
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel=PANEL, epilog="Example: echoic models --json")(models)
+    example = "Example: echoic convert 630k-audioset-best.pt clap.safetensors"
+    app.command(rich_help_panel=PANEL, epilog=example)(convert)
+
+
+def models(as_json: JsonOption = False) -> None:
+    """List the public checkpoints that are known by name: what each is and was trained on.
+
+    Any other LAION-CLAP checkpoint opens as well; these can be named instead of a path.
+    """
+    from dataclasses import asdict
+
+    from echoic.convert.known import KNOWN_MODELS
+
+    if as_json:
+        emit([asdict(model) for model in KNOWN_MODELS])
+        return
+    table = plain_table("name", "audio", "fusion", "text", "trained on", "the same as")
+    for model in KNOWN_MODELS:
+        table.add_row(
+            model.name, model.architecture, model.fusion or "none", model.text,
+            model.trained_on or "not stated", model.same_as or "",
+        )  # fmt: skip
+    table.columns[0].no_wrap = True  # to be copied
+    show(table)
+    for model in KNOWN_MODELS:
+        if model.warning:
+            say(f"{model.name}: {model.warning}")
+    for repo in dict.fromkeys(model.repo for model in KNOWN_MODELS):
+        files = [model.name for model in KNOWN_MODELS if model.repo == repo and model.file]
+        say(f"{repo}: {', '.join(files)}" if files else repo)
+    say("licences: " + "; ".join(sorted({model.licence for model in KNOWN_MODELS})))
+    say("a name is fetched once, from the Hugging Face Hub, when a command is given it")
+
+
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FROM",
+            help="A model in any form that echoic opens: a path, or a name of echoic models.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="TO", help="A .safetensors file, or a folder.", show_default=False),
+    ],
+    to: Annotated[
+        Form | None,
+        typer.Option(
+            help="Our one file, or a folder that transformers' ClapModel opens.",
+            show_default="echoic",
+        ),
+    ] = None,
+    tokenizer: TokenizerOption = None,
+    without_int16: Annotated[
+        bool,
+        typer.Option(
+            "--without-int16",
+            help="To huggingface: export a model that rounds samples to 16 bits all the same; "
+            "transformers does not. Vectors differ by 1e-4 for most sounds, more for quiet ones.",
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring a model into another form: weights, front end and tokenizer, exactly.
+
+    A checkpoint of another program is read strictly: every tensor must find its place. No pickle
+    code is run.
+    """
+    from dataclasses import replace
+
+    from echoic.convert.huggingface import is_huggingface, save_huggingface
+    from echoic.convert.native import FILE_NAME
+    from echoic.convert.open import open_model
+    from echoic.encoders.tokenizer import TextTokenizer
+    from echoic.hub import find_model
+
+    form = to or Form.echoic
+    if form is Form.echoic and target.suffix != ".safetensors":
+        raise wrong(f"{target}: our form is one file, NAME.safetensors (or give --to huggingface)")
+    if form is Form.huggingface and target.exists() and not target.is_dir():
+        raise wrong(f"{target}: is a file; --to huggingface writes a folder")
+    if form is Form.huggingface and (target / FILE_NAME).exists() and not is_huggingface(target):
+        raise wrong(f"{target}: holds another model, {FILE_NAME}; name a folder of its own")
+    content = open_model(find_model(source))
+    if tokenizer is not None:
+        longest = content.model.spec.text.max_tokens
+        content = replace(content, tokenizer=TextTokenizer.published(tokenizer, max_tokens=longest))
+    if form is Form.echoic:
+        _save_own(target, content)
+        left: tuple[str, ...] = ()
+    else:
+        left = save_huggingface(content, target, without_int16=without_int16)
+    told: dict[str, Any] = content.card.get("source", {})
+    if as_json:
+        tokenized = content.tokenizer is not None
+        emit({"model": str(target), "form": form.value, "source": told, "tokenizer": tokenized,
+              "left_behind": list(left)})  # fmt: skip
+        return
+    for line in source_lines(told):
+        say(line)
+    for line in left:
+        say(f"not in {target}: {line}")
+    if content.tokenizer is None:
+        say("tokenizer    none; echoic.load(..., tokenizer=...) or --tokenizer brings one")
+    print(f"model: {target}")
+    print(f"check it:  {typed(program(), 'check', target)}")
+
+
+def source_lines(told: dict[str, Any] | None) -> list[str]:
+    """What a checkpoint of another program was found to be; empty for one of ours."""
+    if not told:
+        return []
+    fusion = f"fusion {told['fusion']}" if told.get("fusion") else "no fusion"
+    lines = [
+        f"read from    {told['file']}: {told['architecture']}, {fusion}, text {told['text']}",
+        f"taken        {told['tensors']} tensors; each found its place",
+    ]
+    for reason, names in told.get("dropped", {}).items():
+        if names:
+            shown = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+            lines.append(f"left out     {len(names)} ({reason}): {shown}")
+    return lines + [f"note         {note}" for note in told.get("notes", ())]
+
+
+def _save_own(target: Path, content: ModelFile) -> None:
+    """With the vectors of our own self-test, so that `echoic check` can compare."""
+    from dataclasses import replace
+
+    from echoic.api import EchoicModel
+    from echoic.convert.check import CARD_KEY, self_test
+    from echoic.convert.native import save_model
+
+    tested = self_test(EchoicModel(content)).to_json()
+    save_model(target, replace(content, card=content.card | {CARD_KEY: tested}))

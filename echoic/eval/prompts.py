@@ -1,0 +1,80 @@
+"""The sentences and classes of published zero-shot evaluations, by the name of the data set.
+
+LAION-CLAP (2211.06687, section 4.2): the sentences stand in its evaluation code and its README; the
+two differ by a full stop, and for GTZAN by more. Its class names are read with spaces for
+underscores. C classes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from echoic.eval.zeroshot import LAION_TEMPLATE
+from echoic.types import ConfigError
+
+LAION_README_TEMPLATE = "This is a sound of {label}"
+GTZAN_TEMPLATE = "This is a {label} song."
+GTZAN_README_TEMPLATE = "This audio is a {label} song."
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """source: where the sentence stands. labels: the classes in the order of the data set's own
+    numbers; None: those that the data has, as there are too many to list here.
+    """
+
+    template: str
+    source: str
+    labels: tuple[str, ...] | None = None
+
+
+ESC50_LABELS = (
+    "dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow",
+    "rain", "sea waves", "crackling fire", "crickets", "chirping birds", "water drops", "wind",
+    "pouring water", "toilet flush", "thunderstorm",
+    "crying baby", "sneezing", "clapping", "breathing", "coughing", "footsteps", "laughing",
+    "brushing teeth", "snoring", "drinking sipping",
+    "door wood knock", "mouse click", "keyboard typing", "door wood creaks", "can opening",
+    "washing machine", "vacuum cleaner", "clock alarm", "clock tick", "glass breaking",
+    "helicopter", "chainsaw", "siren", "car horn", "engine", "train", "church bells", "airplane",
+    "fireworks", "hand saw",
+)  # fmt: skip
+US8K_LABELS = (
+    "air conditioner", "car horn", "children playing", "dog bark", "drilling", "engine idling",
+    "gun shot", "jackhammer", "siren", "street music",
+)  # fmt: skip
+GTZAN_LABELS = (
+    "blues", "classical", "country", "disco", "hiphop", "jazz", "metal", "pop", "reggae", "rock",
+)  # fmt: skip
+
+_SCRIPT = "LAION-AI/CLAP, evaluation code"
+_README = "LAION-AI/CLAP, README"
+
+PROMPTS: dict[str, Prompts] = {
+    "esc50": Prompts(LAION_TEMPLATE, _SCRIPT, ESC50_LABELS),
+    "us8k": Prompts(LAION_TEMPLATE, _SCRIPT, US8K_LABELS),
+    "vggsound": Prompts(LAION_TEMPLATE, _SCRIPT),
+    "fsd50k": Prompts(LAION_TEMPLATE, _SCRIPT),
+    "audioset": Prompts(LAION_TEMPLATE, _SCRIPT),
+    "gtzan": Prompts(GTZAN_TEMPLATE, _SCRIPT, GTZAN_LABELS),
+    "esc50_readme": Prompts(LAION_README_TEMPLATE, _README, ESC50_LABELS),
+    "us8k_readme": Prompts(LAION_README_TEMPLATE, _README, US8K_LABELS),
+    "gtzan_readme": Prompts(GTZAN_README_TEMPLATE, _README, GTZAN_LABELS),
+}
+
+
+def find_prompts(asked: str) -> Prompts:
+    """By a data set's name ("esc50", "ESC-50", "gtzan_readme"), or a sentence with {label} as it
+    is.
+
+    Raises ConfigError that names the known ones.
+    """
+    if "{label}" in asked:
+        return Prompts(asked, "given")
+    name = asked.strip().casefold().replace("-", "").replace(" ", "_")
+    if name not in PROMPTS:
+        close = difflib.get_close_matches(name, PROMPTS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PROMPTS)}"
+        raise ConfigError(f"no prompts {asked!r}, nor a sentence with {{label}} in it; {hint}")
+    return PROMPTS[name]

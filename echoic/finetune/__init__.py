@@ -1,0 +1,18 @@
+"""Probes and fine-tuning of audio towers on labelled sound, and the classifiers that they give."""
+
+from __future__ import annotations
+
+from echoic.finetune.classifier import Classifier, load_classifier
+from echoic.finetune.presets import PRESETS, FinetuneSpec, find_preset
+from echoic.finetune.run import Finetuned, Splits, finetune
+
+__all__ = [
+    "PRESETS",
+    "Classifier",
+    "FinetuneSpec",
+    "Finetuned",
+    "Splits",
+    "find_preset",
+    "finetune",
+    "load_classifier",
+]

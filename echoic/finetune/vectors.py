@@ -1,0 +1,199 @@
+"""Clip vectors of labelled sound for a head to learn on: of a frozen tower heard once, of one that
+learns heard anew.
+
+N clips, B waves, T samples, D width.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from echoic.audio.windows import plan_windows, window_weights
+from echoic.data.clips import Source, check_audio
+from echoic.data.loader import Loader
+from echoic.data.vector_loader import VectorLoader
+from echoic.listening import AudioTower
+from echoic.types import AudioError, AudioFeatures, DataError, Ragged
+
+log = logging.getLogger("echoic.finetune")
+
+
+@torch.no_grad()
+def clip_vectors(tower: AudioTower, waves: Iterable[np.ndarray]) -> Tensor:
+    """(B, D) of waves (T,) at the tower's rate, on the CPU, as the tower gives them: not
+    normalised.
+
+    Of a wave longer than the tower hears at once, the mean over windows in which every sample
+    counts once. Memory does not grow with the number of waves.
+    """
+    rows: list[Tensor] = []
+    batch: list[tuple[int, float, np.ndarray]] = []
+    tokens = 0
+    for index, wave in enumerate(waves):
+        rows.append(torch.zeros(()))
+        plan = [(0, len(wave))]
+        if len(wave) > tower.longest_s * tower.rate_hz:
+            length = round(tower.longest_s * tower.rate_hz)
+            plan = plan_windows(len(wave), window_samples=length, hop_samples=length)
+        for (start, stop), weight in zip(plan, window_weights(plan), strict=True):
+            batch.append((index, float(weight), wave[start:stop]))
+            tokens += tower.tokens_in((stop - start) / tower.rate_hz)
+            if tokens >= tower.at_once:
+                _add(tower, batch, rows)
+                batch, tokens = [], 0
+    _add(tower, batch, rows)
+    return torch.stack(rows) if rows else torch.empty(0)
+
+
+def _add(
+    tower: AudioTower, batch: Sequence[tuple[int, float, np.ndarray]], rows: list[Tensor]
+) -> None:
+    """Hear (row, weight, samples) of each window at once, and add it to its row."""
+    if batch:
+        cuts = Ragged.from_rows([torch.from_numpy(cut) for *_, cut in batch])
+        clips = tower(cuts.to(next(tower.parameters()).device)).clip.float().cpu()
+        for (index, weight, _), vector in zip(batch, clips, strict=True):
+            rows[index] = rows[index] + weight * vector
+
+
+@dataclass(frozen=True)
+class Heard:
+    """vectors: (N, D) of the clips `kept`, by index."""
+
+    kept: list[int]
+    vectors: Tensor
+
+
+class Waves:
+    """The clips of a source that can be heard, decoded, and kept as far as the memory allows.
+
+    bad: key -> reason, of the others met so far; each is named once in the log.
+    """
+
+    def __init__(self, source: Source, rate_hz: int, limit_bytes: int = 0) -> None:
+        self.source, self.rate_hz, self.bad = source, rate_hz, dict[str, str]()
+        self._room, self._held = limit_bytes, dict[int, np.ndarray]()
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        for i, clip in enumerate(self.source.clips):
+            if i in self._held:
+                yield i, self._held[i]
+            elif clip.key not in self.bad and (wave := self._read(i)) is not None:
+                if wave.nbytes <= self._room:
+                    self._held[i] = wave
+                    self._room -= wave.nbytes
+                yield i, wave
+
+    def _read(self, i: int) -> np.ndarray | None:
+        key = self.source.clips[i].key
+        try:
+            wave = self.source.read(i, self.rate_hz)
+            check_audio(key, wave)
+        except AudioError as error:
+            self.bad[key] = error.reason
+            log.warning("clip %s left out: %s", key, error.reason)
+            return None
+        return wave
+
+
+def hear(tower: AudioTower, waves: Waves) -> Heard:
+    """Raises DataError where nothing can be heard."""
+    kept: list[int] = []
+
+    def each() -> Iterator[np.ndarray]:
+        for i, wave in waves:
+            kept.append(i)
+            yield wave
+
+    vectors = clip_vectors(tower, each())
+    if not kept:
+        raise DataError(f"none of {len(waves.source.clips)} clips can be heard")
+    return Heard(kept, vectors)
+
+
+class Ears(Protocol):
+    """How a task hears: `audio` in training, from the batches of `loader`; `hear` in evaluation."""
+
+    @property
+    def audio(self) -> nn.Module: ...
+    @property
+    def loader(self) -> Loader | VectorLoader: ...
+    @property
+    def bad(self) -> dict[str, str]: ...
+    def hear(self, split: str) -> Heard: ...
+
+
+class Tuned:
+    """A tower that learns on the batches of `loader`; other splits are heard anew each time.
+
+    cache_bytes: of their decoded sound to keep, for each.
+    """
+
+    def __init__(
+        self, audio: AudioTower, loader: Loader, others: Mapping[str, Source], *, cache_bytes: int
+    ) -> None:
+        self.audio, self.loader = audio, loader
+        self._waves = {
+            name: Waves(source, audio.rate_hz, cache_bytes) for name, source in others.items()
+        }
+
+    @property
+    def bad(self) -> dict[str, str]:
+        return {key: why for waves in self._waves.values() for key, why in waves.bad.items()}
+
+    def hear(self, split: str) -> Heard:
+        return hear(self.audio, self._waves[split])
+
+
+class Frozen:
+    """A tower that is heard once: a probe learns on its vectors, and takes seconds.
+
+    Raises DataError where more than `max_bad_share` of the training clips cannot be heard.
+    """
+
+    def __init__(
+        self,
+        tower: AudioTower,
+        splits: Mapping[str, Source],
+        *,
+        batch_clips: int,
+        seed: int,
+        max_bad_share: float,
+    ) -> None:
+        self.audio: nn.Module = _Given()
+        waves = {name: Waves(source, tower.rate_hz) for name, source in splits.items()}
+        self._heard = {name: hear(tower.eval(), each) for name, each in waves.items()}
+        self.bad = {key: why for each in waves.values() for key, why in each.bad.items()}
+        clips, kept = splits["train"].clips, self._heard["train"].kept
+        if len(kept) < (1 - max_bad_share) * len(clips):
+            key, why = next(iter(waves["train"].bad.items()))
+            raise DataError(
+                f"{len(clips) - len(kept)} of {len(clips)} training clips are unusable, more than "
+                f"the allowed {max_bad_share:.3g} of all: {key}: {why}"
+            )
+        self.loader = VectorLoader(
+            [clips[i].key for i in kept],
+            self._heard["train"].vectors,
+            batch_clips=batch_clips,
+            seed=seed,
+        )
+
+    def hear(self, split: str) -> Heard:
+        return self._heard[split]
+
+
+class _Given(nn.Module):
+    """Stands for a tower that was heard before: its "samples" are clip vectors (B, D)."""
+
+    def forward(
+        self, audio: Ragged, augment: Callable[[Ragged], Ragged] | None = None
+    ) -> AudioFeatures:
+        times = torch.zeros(len(audio))
+        return AudioFeatures(audio.values, audio.offsets, times, audio.values)

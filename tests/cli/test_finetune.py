@@ -1,0 +1,98 @@
+"""`echoic finetune`: splits as a person has them, its result, one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import echoic
+from echoic.cli import main
+from echoic.finetune import load_classifier
+from tests import on_disk
+
+QUICK = ("--preset", "linear", "epochs=3", "batch_clips=4")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A model, and a table of tones with a label and a fold each."""
+    folder = tmp_path_factory.mktemp("finetune")
+    on_disk.save_tiny_model(folder / "model.safetensors")
+    files = on_disk.write_tones(folder, 12)
+    rows = [f"{f.name},{'low' if i < 6 else 'high'},{i % 3 + 1}" for i, f in enumerate(files)]
+    (folder / "all.csv").write_text("\n".join(["file,label,fold", *rows]) + "\n")
+    for name, part in (("train", rows[::2]), ("other", rows[1::2])):
+        (folder / f"{name}.csv").write_text("\n".join(["file,label,fold", *part]) + "\n")
+    tagged = [row.replace("low", "low;deep") for row in rows]
+    (folder / "tags.csv").write_text("\n".join(["file,sounds,fold", *tagged]) + "\n")
+    return folder
+
+
+@pytest.fixture
+def run(place, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("echoic.cli.common.available_cpus", lambda: 1)
+
+    def call(data, *arguments):
+        words = ["finetune", place / "model.safetensors", "--data", place / data]
+        code = main([str(a) for a in (*words, "--out", tmp_path / "run", *arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_folds_of_a_table(run, place, tmp_path):
+    folds = ("--fold-column", "fold", "--valid-fold", 2, "--test-fold", 3)
+    code, out, err = run("all.csv", *QUICK, *folds, "--json")
+    assert code == 0, err
+    assert "4 train, 4 valid, 4 test" in err
+    found = json.loads(out)
+    assert set(found["metrics"]) == {"train", "valid", "test"}
+    assert (found["classes"], found["labels_per_clip"]) == (2, "one")
+    made = load_classifier(found["classifier"], echoic.load(place / "model.safetensors"))
+    assert made.probabilities([place / "tone0.wav"]).shape == (1, 2)
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == found
+
+
+def test_files_of_their_own_and_a_table_for_people(run, place):
+    code, out, err = run("train.csv", *QUICK, "--valid", place / "other.csv", "--head", "mlp")
+    assert code == 0, err
+    assert "mlp head" in err
+    lines = out.splitlines()
+    assert lines[0].split() == ["split", "accuracy", "top5", "mean_class_accuracy", "mAP"]
+    assert [line.split()[0] for line in lines[1:3]] == ["train", "valid"]
+    assert lines[3].startswith("classifier: ")
+
+
+def test_a_share_is_held_out_and_tags_are_enough(run):
+    code, out, err = run("tags.csv", *QUICK, "--tag-column", "sounds", "--json")
+    assert code == 0, err
+    assert json.loads(out)["labels_per_clip"] == "many"
+
+
+def test_the_encoder_can_be_trained_too(run):
+    code, out, err = run("all.csv", "--tune", "epochs=1", "--seed", 4, "--json")
+    assert code == 0, err
+    assert "encoder trained too" in err
+    assert set(json.loads(out)["metrics"]) == {"valid"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--fold-column", "fold"], "--fold-column goes with"),
+        (["--valid-fold", "2"], "--fold-column goes with"),
+        (["--fold-column", "fold", "--valid-fold", "9"], "no clip is left for validation"),
+        (["--preset", "linaer"], "did you mean linear"),
+        (["epohcs=3"], "did you mean 'epochs'"),
+        (["--valid-share", "0"], "holds none out"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run, arguments, line):
+    code, out, err = run("all.csv", *arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("error: ")
+    assert line in err

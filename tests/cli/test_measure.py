@@ -1,0 +1,55 @@
+"""`echoic eval`: published prompts by the name of a data set, and LAION's mAP@10."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from echoic.cli import main
+from tests import on_disk
+
+
+@pytest.fixture
+def run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("echoic.cli.common.available_cpus", lambda: 1)
+    model = on_disk.save_tiny_model(tmp_path / "model.safetensors")
+    files = on_disk.write_tones(tmp_path, 3)
+
+    def call(labels, *arguments):
+        rows = [f"{file.name},{label}" for file, label in zip(files, labels, strict=True)]
+        (tmp_path / "my.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+        code = main(["eval", str(model), "--data", str(tmp_path / "my.csv"), *arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_prompts_of_a_data_set_bring_its_classes(run):
+    code, out, err = run(["dog", "sea_waves", "rain"], "--template", "esc50_readme", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["chance"]["zero_shot/accuracy"] == pytest.approx(1 / 50)
+    assert any("“This is a sound of {label}”" in words for words in found["protocol"])
+
+
+def test_laions_map_is_said_in_the_protocol(run):
+    for choice, said in (("laion_legacy", True), ("sorted", False)):
+        code, out, err = run(["a", "b", "a"], "--map10", choice, "--json")
+        assert code == 0, err
+        assert ("as LAION computes it" in json.loads(out)["protocol"][0]) is said
+
+
+@pytest.mark.parametrize(
+    ("labels", "template", "line"),
+    [
+        (["dog", "rain", "unheard of"], "esc50", "tag 'unheard of': none of the 50 classes"),
+        (["a", "b", "c"], "esc51", "did you mean esc50"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run, labels, template, line):
+    code, out, err = run(labels, "--template", template)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert line in err

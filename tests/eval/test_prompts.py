@@ -1,0 +1,51 @@
+"""Published prompts: the sentences, the classes, and how they are asked for."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from echoic.data.captions import words
+from echoic.eval.prompts import ESC50_LABELS, PROMPTS, find_prompts
+from echoic.eval.zeroshot import prompt
+from echoic.types import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "sentence"),
+    [
+        ("esc50", "chirping_birds", "This is a sound of chirping birds."),
+        ("us8k_readme", "gun shot", "This is a sound of gun shot"),
+        ("gtzan", "jazz", "This is a jazz song."),
+        ("GTZAN_readme", "jazz", "This audio is a jazz song."),
+        ("a {label} here", "cat", "a cat here"),
+    ],
+)
+def test_sentences(name, label, sentence):
+    assert prompt(find_prompts(name).template, label) == sentence
+
+
+def test_every_data_set_has_a_hole_and_its_classes_once():
+    sizes = {"esc50": 50, "us8k": 10, "gtzan": 10}
+    for name, found in PROMPTS.items():
+        assert found.template.count("{label}") == 1
+        labels = found.labels
+        assert (labels and len(set(labels))) == sizes.get(name.removesuffix("_readme"))
+        assert all("_" not in label for label in labels or ())
+
+
+def test_classes_are_those_of_the_data_in_its_order(shared):
+    with (shared / "data" / "esc" / "meta.csv").open(encoding="utf-8") as file:
+        rows = {int(row["target"]): words(row["category"]) for row in csv.DictReader(file)}
+    assert rows
+    assert all(ESC50_LABELS[target] == label for target, label in rows.items())
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [("esc5", "did you mean esc50"), ("a dog", "there are esc50, us8k"), ("ESC 50", "esc50")],
+)
+def test_unknown_prompts_name_the_known_ones(asked, line):
+    with pytest.raises(ConfigError, match=line):
+        find_prompts(asked)

@@ -1,0 +1,205 @@
+"""Probing and fine-tuning: what is chosen, what is judged, and that the file predicts the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from echoic.data.clips import Clip, SubsetSource
+from echoic.finetune import FinetuneSpec, Splits, find_preset, finetune, load_classifier
+from echoic.types import AudioError, CheckpointError, ConfigError, DataError
+from tests import tiny
+
+PROBE = FinetuneSpec(head="linear", freeze=True, epochs=30, batch_clips=8, lr=0.1)
+TUNED = FinetuneSpec(head="mlp", epochs=4, batch_clips=6, lr=3e-3, cache_mb=1)
+
+
+class Pitches:
+    """Low and high tones with the labels "low" and "high", or with both where `both`."""
+
+    def __init__(self, count: int, *, seed: int = 0, both: bool = False) -> None:
+        draw = np.random.default_rng(seed)
+        high = [i % 2 == 1 for i in range(count)]
+        self.hz = [float(draw.uniform(3000, 3600) if h else draw.uniform(200, 260)) for h in high]
+        self.two = [both and i % 4 == 3 for i in range(count)]
+        tags = [
+            ("low", "high") if two else ("high",) if h else ("low",)
+            for h, two in zip(high, self.two, strict=True)
+        ]
+        self.clips = [Clip(f"{seed}-{i}", ("x",), t, 0.4 + i / 100) for i, t in enumerate(tags)]
+        self.read_count = 0
+        self.broken: set[str] = set()
+
+    def read(self, i: int, rate_hz: int) -> np.ndarray:
+        self.read_count += 1
+        if self.clips[i].key in self.broken:
+            raise AudioError(self.clips[i].key, "damaged")
+        wave = tiny.tone(self.hz[i], self.clips[i].duration_s)
+        return wave + tiny.tone(300, self.clips[i].duration_s) if self.two[i] else wave
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny.model()
+
+
+def splits(**options) -> Splits:
+    return Splits(*(Pitches(n, seed=s, **options) for s, n in enumerate((16, 8, 8))))
+
+
+def weights(of) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in of.network.state_dict().items()}
+
+
+def test_a_probe_learns_and_hears_each_clip_once(model, tmp_path):
+    data, before = splits(), weights(model)
+    done = finetune(model, data, tmp_path, PROBE)
+    assert done.labels == ("high", "low")
+    assert done.metrics["train"]["accuracy"] == done.metrics["test"]["accuracy"] == 1
+    assert [source.read_count for source in data.named().values()] == [16, 8, 8]
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(model).items())
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written == done.to_json()
+    assert written["classes"] == 2
+
+
+def test_the_file_predicts_what_was_judged(model, tmp_path):
+    data = splits()
+    done = finetune(model, data, tmp_path, PROBE)
+    probe = load_classifier(tmp_path, model)
+    waves = [data.test.read(i, model.rate_hz) for i in range(8)]
+    found = probe.probabilities(waves)
+    torch.testing.assert_close(found.sum(1), torch.ones(8))
+    right = [probe.labels.index(clip.tags[0]) for clip in data.test.clips]
+    accuracy = (found.argmax(1) == torch.tensor(right)).float().mean()
+    assert float(accuracy) == done.metrics["test"]["accuracy"]
+    assert probe.card["best_epoch"] == done.best_epoch
+
+
+def test_tuning_moves_the_tower_and_leaves_the_model(model, tmp_path):
+    data, before = splits(), weights(model)
+    done = finetune(model, data, tmp_path, TUNED)
+    assert set(done.metrics) == {"valid", "test"}
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(model).items())
+    tuned = load_classifier(done.file)
+    moved = tuned.audio.state_dict()
+    assert not torch.equal(moved["encoder.patch.weight"], before["audio.encoder.patch.weight"])
+    waves = [data.test.read(i, model.rate_hz) for i in range(8)]
+    right = torch.tensor([tuned.labels.index(clip.tags[0]) for clip in data.test.clips])
+    accuracy = (tuned.logits(waves).argmax(1) == right).float().mean()
+    assert float(accuracy) == done.metrics["test"]["accuracy"]
+
+
+def test_many_labels_are_judged_by_map(model, tmp_path):
+    done = finetune(model, splits(both=True), tmp_path, PROBE)
+    assert done.per_clip == "many"
+    assert done.metrics["test"]["mAP"] > 0.9
+    probabilities = load_classifier(tmp_path, model).probabilities([tiny.tone(3000, 0.5)])
+    assert float(probabilities.sum()) != pytest.approx(1)
+
+
+def test_the_best_epoch_is_kept(model, tmp_path, monkeypatch):
+    """Scores of the validation split that rise and fall: the weights of the top are judged."""
+    scores = iter([0.25, 0.75, 0.5, 0.75])
+    seen: list[torch.Tensor] = []
+
+    def figures(task, ears, source, split, labels):
+        seen.append(task.head.weight.detach().clone())
+        return {"accuracy": next(scores, 0.0), "top5": 1.0}
+
+    monkeypatch.setattr("echoic.finetune.run._figures", figures)
+    spec = PROBE.model_copy(update={"epochs": 4})
+    done = finetune(model, splits(), tmp_path, spec)
+    assert done.best_epoch == 2.0  # of equals the first
+    kept = load_classifier(tmp_path, model).head.weight
+    assert torch.equal(kept, seen[1])
+    assert not torch.equal(kept, seen[3])
+
+
+@pytest.mark.parametrize("spec", [PROBE, TUNED], ids=["probe", "tuned"])
+def test_an_interrupted_run_ends_as_one_that_was_not(model, tmp_path, monkeypatch, spec):
+    spec = spec.model_copy(update={"epochs": 4})
+    whole = finetune(model, splits(), tmp_path / "whole", spec)
+    real, calls = finetune.__globals__["_figures"], iter(range(100))
+
+    def figures(*arguments):
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr("echoic.finetune.run._figures", figures)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(model, splits(), tmp_path / "cut", spec)
+    done = finetune(model, splits(), tmp_path / "cut", spec, resume=True)
+    assert done.metrics == whole.metrics
+    assert done.best_epoch == whole.best_epoch
+    heads = [load_classifier(tmp_path / name, model).head for name in ("whole", "cut")]
+    for a, b in zip(*(head.parameters() for head in heads), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_training_is_not_overwritten_nor_mixed(model, tmp_path):
+    finetune(model, splits(), tmp_path, PROBE)
+    with pytest.raises(ConfigError, match="holds a training"):
+        finetune(model, splits(), tmp_path, PROBE)
+    changed = PROBE.model_copy(update={"lr": 1.0})
+    with pytest.raises(ConfigError, match=r"finetune\.lr"):
+        finetune(model, splits(), tmp_path, changed, resume=True)
+    with pytest.raises(ConfigError, match="space_id"):
+        finetune(tiny.model(seed=1), splits(), tmp_path, PROBE, resume=True)
+
+
+def test_clips_that_cannot_be_heard_are_left_out_by_name(model, tmp_path):
+    data = splits()
+    data.test.broken.add("2-3")
+    done = finetune(model, data, tmp_path, PROBE)
+    assert done.bad == {"2-3": "damaged"}
+    data.train.broken |= {"0-1", "0-2"}
+    with pytest.raises(DataError, match=r"2 of 16 training clips are unusable.*0-1: damaged"):
+        finetune(model, data, tmp_path / "b", PROBE)
+
+
+def test_splits_without_a_clip_to_hear(model, tmp_path):
+    data = splits()
+    data.valid.broken |= {clip.key for clip in data.valid.clips}
+    with pytest.raises(DataError, match="none of 8 clips can be heard"):
+        finetune(model, data, tmp_path, PROBE)
+
+
+def test_presets_are_the_published_ones():
+    tuned, probe = find_preset("laion_finetune"), find_preset("laion_linear")
+    assert (tuned.lr, tuned.weight_decay, tuned.epochs) == (1e-4, 0.0, 100)
+    assert (tuned.batch_clips, tuned.warmup_steps, tuned.final_lr_share) == (3840, 0, 0.0)
+    assert (probe.freeze, probe.head, probe.final_lr_share) == (True, "linear", 1.0)
+    assert find_preset("laion_mlp").head == "mlp"
+    with pytest.raises(ConfigError, match="did you mean laion_mlp"):
+        find_preset("laion_mpl")
+
+
+def test_a_classifier_needs_its_own_model(model, tmp_path):
+    finetune(model, splits(), tmp_path, PROBE)
+    with pytest.raises(CheckpointError, match="a head alone"):
+        load_classifier(tmp_path)
+    with pytest.raises(CheckpointError, match="this one is"):
+        load_classifier(tmp_path, tiny.model(seed=1))
+
+
+def test_part_of_a_source_can_be_a_split(model, tmp_path):
+    whole = Pitches(24)
+    parts = Splits(*(SubsetSource(whole, range(i, i + 8)) for i in (0, 8, 16)))
+    assert finetune(model, parts, tmp_path, PROBE).metrics["test"]["accuracy"] == 1
+
+
+def test_a_step_may_be_made_of_several_batches(model, tmp_path):
+    spec = PROBE.model_copy(update={"epochs": 4, "batch_clips": 4, "accumulate": 2})
+    assert finetune(model, splits(), tmp_path, spec).step == 8
+
+
+def test_nothing_global_is_drawn(model, tmp_path):
+    state = torch.get_rng_state()
+    finetune(model, splits(), Path(tmp_path), PROBE.model_copy(update={"epochs": 1}))
+    assert torch.equal(torch.get_rng_state(), state)
