@@ -1,0 +1,139 @@
+"""What one step of M2D and of M2D-CLAP's first stage computes (2210.14648; 2406.02032, 2503.22104):
+the model, the masked modelling duo and what else is learnt on the same forward pass, as one module.
+
+B clips, P patches of all clips, V of them visible, E width of a sentence's vector, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from echoic.nn.masking import Mask, Masking
+from echoic.objectives.contrastive import contrastive_loss
+from echoic.objectives.gather import OwnQueries, Ranks
+from echoic.objectives.masked_duo import DecaySpec, Duo, MaskedDuo, PatchEncoder
+from echoic.types import Batch, Ragged
+
+Disturb = Callable[[Ragged, int], Ragged]
+Sentences = Callable[[Sequence[str], int], Tensor]
+
+
+class M2dTower(Protocol):
+    """What the task needs of an audio tower."""
+
+    front_end: Callable[[Ragged], Ragged]
+    encoder: PatchEncoder
+
+    def project(self, tokens: Ragged) -> Tensor:
+        """Encoded patches, ragged (V, D), all of a clip's or some -> (B, embed_dim). For M2D-CLAP
+        alone."""
+        ...
+
+
+class M2dModel(Protocol):
+    """What the task needs of a model; what follows `audio` for M2D-CLAP alone."""
+
+    audio: M2dTower
+    logit_scale: nn.Parameter
+
+    def project_sentence(self, vectors: Tensor) -> Tensor:
+        """(B, E) -> (B, embed_dim)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SentenceContrast:
+    """M2D-CLAP's other loss: what was made of the visible patches, against cached vectors of
+    sentences.
+
+    sentences: keys of B clips and a seed -> (B, E), one sentence's vector each. weight: the
+    paper's.
+    """
+
+    sentences: Sentences
+    weight: float = 0.01
+    max_logit_scale: float = math.log(100)
+    ranks: Ranks = field(default_factory=OwnQueries)
+
+    def loss(self, model: M2dModel, seen: Duo, batch: Batch) -> Tensor:
+        heard = model.audio.project(seen.visible)
+        vectors = self.sentences(batch.keys, batch.seed).to(heard.device, torch.float32)
+        read = model.project_sentence(vectors)
+        scale = model.logit_scale.exp()
+        # bf16 would round a logit of 100 to the next half
+        with torch.autocast(heard.device.type, enabled=False):
+            return contrastive_loss(
+                heard.float(), read.float(), scale, batch.meaning, ranks=self.ranks
+            )
+
+
+class M2dTask(nn.Module):
+    """Masked modelling alone, or with more on the same forward pass.
+
+    masking: how patches are drawn, from each batch's seed. decay, steps: how the target follows
+    over so many steps. contrast: M2D-CLAP. second: a module, (Duo, Batch) -> loss, that belongs to
+    the objective (M2D-X, M2D-S, M2D-AS). disturb: what the online encoder hears, of the frames (ΣN,
+    F) and the seed of a batch, while the target hears them clean (M2D-X).
+    """
+
+    def __init__(
+        self,
+        model: M2dModel,
+        duo: MaskedDuo,
+        *,
+        masking: Masking,
+        decay: DecaySpec,
+        steps: int,
+        weight: float = 1.0,
+        contrast: SentenceContrast | None = None,
+        second: nn.Module | None = None,
+        second_weight: float = 1.0,
+        disturb: Disturb | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.duo, self.second = model, duo, second
+        self.masking, self.decay, self.steps = masking, decay, steps
+        self.weight, self.second_weight = weight, second_weight
+        self.contrast, self.disturb = contrast, disturb
+        self.metrics: dict[str, float] = {}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        tower = self.model.audio
+        clean = tower.front_end(batch.audio)
+        heard = self.disturb(clean, batch.seed) if self.disturb else clean
+        mask = self.mask(clean.lengths, batch.seed)
+        seen = self.duo(tower.encoder, heard, mask, clean=clean if self.disturb else None)
+        losses = {"masked": self.weight * seen.loss}
+        if self.contrast:
+            losses["contrastive"] = self.contrast.weight * self.contrast.loss(
+                self.model, seen, batch
+            )
+        if self.second is not None:
+            losses["second"] = self.second_weight * self.second(seen, batch)
+        self._measure(seen)
+        return losses
+
+    def mask(self, frames: Sequence[int], seed: int) -> Mask:
+        """frames: of each clip."""
+        encoder = self.model.audio.encoder
+        patches = [encoder.columns_in(n) * encoder.rows for n in frames]
+        return self.masking.draw(patches, encoder.rows, torch.Generator().manual_seed(seed))
+
+    def _measure(self, seen: Duo) -> None:
+        patches = len(seen.visible.values) + len(seen.predicted)
+        self.metrics = {"tokens": float(patches), "visible": len(seen.visible.values) / patches}
+        if self.contrast:
+            self.metrics["logit_scale"] = float(self.model.logit_scale.detach().exp())
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Let the target follow, and keep the scale between 1 and its ceiling."""
+        self.duo.follow(self.model.audio.encoder, self.decay.at(step, self.steps))
+        if self.contrast:
+            self.model.logit_scale.clamp_(0, self.contrast.max_logit_scale)
