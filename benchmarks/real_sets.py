@@ -111,10 +111,15 @@ class Fold:
     def waves(self) -> list[np.ndarray]:
         return [self.source.read(i, RATE_HZ) for i in range(len(self.source.clips))]
 
-    def part(self, indices: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Waves (T,) and class of each (n,)."""
+    def part(
+        self, indices: Sequence[int], rate_hz: int = RATE_HZ
+    ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Waves (T,) at that rate, and class of each (n,)."""
         labels = [self.classes.index(self.real.label(self.rows[i])) for i in indices]
-        return [self.waves[i] for i in indices], np.array(labels)
+        waves = [
+            self.waves[i] if rate_hz == RATE_HZ else self.source.read(i, rate_hz) for i in indices
+        ]
+        return waves, np.array(labels)
 
 
 def training_source(shared: Path, folds: Mapping[str, Fold]) -> Source:

@@ -11,6 +11,7 @@ regression, trained on the same clips.
     # one minute: shows that it runs, not what it can do
     python -m benchmarks.real_sounds --quick
     python -m benchmarks.real_sounds --seeds 3   # mean and spread, three times as long
+    python -m benchmarks.real_sounds --recipe laion_clap:toy   # LAION-CLAP's recipe, small
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,44 +38,51 @@ from echoic.pretrain import pretrain
 from echoic.recipes import find_recipe
 from echoic.recipes.recipe import Recipe
 
-STEPS = 2400
-QUICK_STEPS = 120
+Waves = Sequence[np.ndarray]
+Features = Callable[[np.ndarray], np.ndarray]
+
+STEPS = {"nano": 2400, "laion_clap:toy": 800}
+QUICK_STEPS = {"nano": 120, "laion_clap:toy": 80}
+NANO = [
+    "model.audio.patch_frames=4", "model.audio.patch_bins=64", "data.budget_tokens=2000",
+    "data.max_s=2.5",
+]  # fmt: skip
 
 
-def recipe_for(seed: int, steps: int) -> Recipe:
-    """Nano, with patches of all bins by 4 frames (speech is fast), short windows and strong
-    augmentation."""
-    base = find_recipe("nano").override(
-        [
-            "name=real-sounds", f"run.seed={seed}", f"optim.steps={steps}", "optim.warmup_steps=60",
-            "model.audio.patch_frames=4", "model.audio.patch_bins=64",
-            "data.budget_tokens=2000", "data.max_s=2.5", "data.meaning=tags", "run.log_every=100",
-            "run.save_every=500",
-        ]
-    )  # fmt: skip
-    return base.model_copy(
-        update={
-            "wave_augment": WaveAugment(speed=0.15, gain_db=6, shift_s=0.1),
-            "frame_augment": FrameAugment(time_share=0.15, freq_bins=12, warp=0.15, eq=0.25),
-        }
-    )
+def recipe_for(name: str, seed: int, steps: int) -> Recipe:
+    """Nano, with patches of all bins by 4 frames (speech is fast) and short windows; or another
+    recipe as it is. Strong augmentation of the waveform for both."""
+    common = [
+        f"name=real-sounds-{name}", f"run.seed={seed}", f"optim.steps={steps}",
+        "optim.warmup_steps=60", "optim.precision=bf16", "data.meaning=tags", "run.log_every=100",
+        "run.save_every=500",
+    ]  # fmt: skip
+    own = NANO if name == "nano" else []
+    recipe = find_recipe(name).override([*common, *own])
+    changed: dict[str, object] = {"wave_augment": WaveAugment(speed=0.15, gain_db=6, shift_s=0.1)}
+    if name == "nano":
+        changed["frame_augment"] = FrameAugment(time_share=0.15, freq_bins=12, warp=0.15, eq=0.25)
+    return recipe.model_copy(update=changed)
 
 
 def score(model: EchoicModel, fold: Fold) -> dict[str, float]:
     """Accuracy on the held-out clips of one set: zero-shot, probe, and the baseline's."""
     (train_waves, train_y), (test_waves, test_y) = fold.part(fold.train), fold.part(fold.test)
+    own_train, own_test = (fold.part(part, model.rate_hz)[0] for part in (fold.train, fold.test))
     targets = train_y[:, None] == np.arange(len(fold.classes))
     segments = fold.real.segments
 
-    def probe(features: Callable[[np.ndarray], np.ndarray]) -> float:
-        train_x, test_x = (np.stack([*map(features, w)]) for w in (train_waves, test_waves))
+    def probe(features: Features, train: Waves, test: Waves) -> float:
+        train_x, test_x = (np.stack([*map(features, w)]) for w in (train, test))
         return accuracy(ridge_probe(train_x, targets, test_x, penalty=PENALTY), test_y)
 
     prompts = class_vectors(model.embed_text, fold.classes, fold.real.prompts)
     return {
-        "zero_shot": accuracy(class_scores(model.embed_audio(test_waves), prompts), test_y),
-        "probe": probe(lambda wave: heard(model, wave, segments)),
-        "baseline": probe(lambda wave: baseline_features(wave, segments=segments)),
+        "zero_shot": accuracy(class_scores(model.embed_audio(own_test), prompts), test_y),
+        "probe": probe(lambda wave: heard(model, wave, segments), own_train, own_test),
+        "baseline": probe(
+            lambda wave: baseline_features(wave, segments=segments), train_waves, test_waves
+        ),
     }
 
 
@@ -93,12 +101,18 @@ def heard(model: EchoicModel, wave: np.ndarray, segments: int) -> np.ndarray:
 
 
 def run(
-    shared: Path, folds: dict[str, Fold], *, seed: int, steps: int, out: Path
+    recipe: str,
+    shared: Path,
+    folds: dict[str, Fold],
+    *,
+    seed: int,
+    steps: int,
+    out: Path,
 ) -> dict[str, float]:
     """One training and its scores, by the name `set_measure`."""
     started = time.perf_counter()
     source = training_source(shared, folds)
-    trained = pretrain(recipe_for(seed, steps), source, out, console=Console(stderr=True))
+    trained = pretrain(recipe_for(recipe, seed, steps), source, out, console=Console(stderr=True))
     took_s = time.perf_counter() - started
     assert trained.model_file is not None
     model = load(trained.model_file)
@@ -113,19 +127,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--shared", type=Path, default=_shared(), help="folder that holds data/")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_STEPS} steps")
+    parser.add_argument("--quick", action="store_true", help="a minute of training")
+    parser.add_argument("--recipe", choices=tuple(STEPS), default="nano")
     parser.add_argument("--seeds", type=int, default=1, help="how many trainings")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--fold", type=int, default=2, choices=(1, 2, 3, 4), help="held out")
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, help="default: what the recipe needs")
     parser.add_argument("--out", type=Path, help="keep the runs here (default: dropped)")
     args = parser.parse_args()
-    steps = QUICK_STEPS if args.quick else args.steps
+    steps = args.steps or (QUICK_STEPS if args.quick else STEPS)[args.recipe]
     folds = {real.name: Fold(real, args.shared, args.fold) for real in SETS}
     with tempfile.TemporaryDirectory() as scratch:
         out = args.out or Path(scratch)
         runs = [
-            run(args.shared, folds, seed=seed, steps=steps, out=out / f"seed{seed}")
+            run(args.recipe, args.shared, folds, seed=seed, steps=steps, out=out / f"seed{seed}")
             for seed in range(args.first_seed, args.first_seed + args.seeds)
         ]
     mean = {name: float(np.mean([r[name] for r in runs])) for name in runs[0]}
@@ -136,7 +151,8 @@ def main() -> None:
         return f"{mean[name]:.3f}" + (f" ± {spread[name + '_std']:.3f}" if len(runs) > 1 else "")
 
     show(
-        f"Real sounds: accuracy on held-out fold {args.fold}; {steps} steps, {len(runs)} seed(s)",
+        f"Real sounds: {args.recipe}, {steps} steps, {len(runs)} seed(s); accuracy on held-out "
+        f"fold {args.fold}",
         ("set", "held out", "classes", "zero-shot", "probe", "baseline", "chance"),
         [
             (

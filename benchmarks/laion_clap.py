@@ -1,0 +1,358 @@
+"""LAION-CLAP against `transformers`: the same random weights, the same files, side by side.
+
+    python -m benchmarks.laion_clap             # about 10 minutes on two cores
+    python -m benchmarks.laion_clap --quick     # a minute: fewer repeats
+
+HTSAT-tiny + RoBERTa-base, two threads, fp32 unless said. Each ratio is their best time over ours,
+in turns in one process, at the batch size that suits each best. The floor is the floating-point
+operations counted over this machine's measured matmul rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import echoic
+from benchmarks.output import finish, show
+from echoic.objectives.task import ContrastiveTask
+from echoic.types import Batch, Ragged
+
+RATE_HZ = 48_000
+SHARED = Path(os.environ.get("ECHOIC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+SENTENCES = (
+    "a man speaks while birds chirp in the background", "rain falls on a tin roof",
+    "an engine idles and then accelerates", "a dog barks twice as a car passes by",
+    "water splashes and people talk", "a crowd applauds and cheers", "a door creaks open slowly",
+    "wind blows into a microphone while a woman laughs",
+)  # fmt: skip
+_CHILD = "--child"
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument(_CHILD, nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    if args.child:
+        print(peak_mib(*args.child))
+        return
+    rounds = 2 if args.quick else 5
+    with tempfile.TemporaryDirectory() as folder:
+        models = write_models(Path(folder))
+        files = write_files(Path(folder) / "wav", count=4 if args.quick else 8)
+        rows = [
+            *embedding(models["unfused"], files, rounds),
+            features("features_vs_transformers", models["unfused"], 10.0, rounds),
+            features("fusion_features_vs_transformers", models["fused"], 25.0, rounds),
+            *training(models["unfused"], 2 if args.quick else 3),
+            memory(Path(folder)),
+        ]
+    show(
+        "LAION-CLAP, HTSAT-tiny + RoBERTa-base, beside transformers",
+        ("figure", "transformers", "echoic", "ratio", "floor", "note"),
+        [row.cells() for row in rows],
+    )
+    figures: dict[str, object] = {row.name: row.ratio for row in rows}
+    figures |= {f"{row.name}_floor_s": row.floor_s for row in rows if row.floor_s is not None}
+    for row in rows:
+        figures |= row.more
+    finish(figures)
+
+
+@dataclass
+class Row:
+    """One figure: theirs and ours in seconds (or MiB), smaller is better."""
+
+    name: str
+    theirs: float
+    ours: float
+    note: str
+    floor_s: float | None = None
+    more: dict[str, float] | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.more = self.more or {}
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster; of memory, our share of theirs."""
+        return self.ours / self.theirs if "memory" in self.name else self.theirs / self.ours
+
+    def cells(self) -> tuple[object, ...]:
+        floor = "" if self.floor_s is None else f"{self.floor_s:.3f}"
+        return self.name, self.theirs, self.ours, f"{self.ratio:.2f}", floor, self.note
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+
+def write_models(folder: Path) -> dict[str, Path]:
+    """Random weights in Hugging Face's form, with and without fusion, and a small tokenizer."""
+    import transformers as hf
+
+    made = {}
+    for name, fused in (("unfused", False), ("fused", True)):
+        audio = {"enable_fusion": fused, "fusion_type": "aff_2d" if fused else None}
+        config = hf.ClapConfig(audio_config=audio, text_config={"layer_norm_eps": 1e-5})
+        with torch.random.fork_rng():
+            torch.random.manual_seed(0)
+            model = hf.ClapModel(config)
+        made[name] = folder / name
+        model.save_pretrained(made[name])
+        processor(fused).save_pretrained(made[name])
+    return made
+
+
+def processor(fused: bool) -> Any:
+    import transformers as hf
+    from tokenizers import ByteLevelBPETokenizer
+
+    learnt = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    learnt.train_from_iterator(captions(2000), vocab_size=8000, special_tokens=special)
+    with tempfile.TemporaryDirectory() as folder:
+        learnt.save_model(folder)
+        tokenizer = hf.RobertaTokenizer.from_pretrained(folder)
+    extractor = hf.ClapFeatureExtractor(
+        frequency_min=50,
+        frequency_max=14_000,
+        truncation="fusion" if fused else "rand_trunc",
+        padding="repeatpad",
+    )
+    return hf.ClapProcessor(extractor, tokenizer)
+
+
+def captions(count: int) -> list[str]:
+    """AudioCaps captions where they are; else a few sentences over and over."""
+    tables = sorted((SHARED / "data" / "text").glob("*audiocaps*.csv"))
+    if not tables:
+        return [SENTENCES[i % len(SENTENCES)] for i in range(count)]
+    with tables[0].open(newline="", encoding="utf-8") as opened:
+        rows = [row["caption"] for row in csv.DictReader(opened)]
+    return rows[:count]
+
+
+def waves(count: int, seconds: float) -> list[np.ndarray]:
+    """Coloured noise, (T,) each."""
+    draw = np.random.default_rng(0)
+    samples = round(seconds * RATE_HZ)
+    tone = np.sin(np.arange(samples) * 0.05).astype(np.float32)
+    return [
+        (0.05 * draw.standard_normal(samples) + 0.2 * draw.random() * tone).astype(np.float32)
+        for _ in range(count)
+    ]
+
+
+def write_files(folder: Path, count: int) -> list[Path]:
+    folder.mkdir()
+    files = [folder / f"{i:02}.wav" for i in range(count)]
+    for file, wave in zip(files, waves(count, 10.0), strict=True):
+        sf.write(file, wave, RATE_HZ, subtype="PCM_16")
+    return files
+
+
+class Theirs:
+    """ClapProcessor and ClapModel, as their documentation uses them."""
+
+    def __init__(self, folder: Path) -> None:
+        import transformers as hf
+
+        self.model = hf.ClapModel.from_pretrained(folder).eval()
+        self.processor = hf.ClapProcessor.from_pretrained(folder)
+
+    @torch.no_grad()
+    def embed(self, files: Sequence[Path], batch: int) -> Tensor:
+        rows = []
+        for i in range(0, len(files), batch):
+            heard = [sf.read(file, dtype="float32")[0] for file in files[i : i + batch]]
+            given = self.processor(audio=heard, sampling_rate=RATE_HZ, return_tensors="pt")
+            found = self.model.get_audio_features(**given)
+            rows.append(found if isinstance(found, Tensor) else found.pooler_output)
+        return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+
+def embedding(folder: Path, files: list[Path], rounds: int) -> list[Row]:
+    """10 s wav files to vectors, end to end."""
+    theirs, ours = Theirs(folder), echoic.load(folder)
+    half = echoic.load(folder, precision="bf16")
+    wanted = theirs.embed(files, 1)
+    alike = (ours.embed_audio(files) * wanted).sum(1).min()
+    alike_half = (half.embed_audio(files) * wanted).sum(1).min()
+    times = in_turns(
+        {f"theirs {b}": lambda b=b: theirs.embed(files, b) for b in (1, 4)}
+        | {"ours": lambda: ours.embed_audio(files), "half": lambda: half.embed_audio(files)},
+        rounds,
+    )
+    best = min(t for name, t in times.items() if name.startswith("theirs"))
+    with torch.no_grad():
+        floor_s = floor(lambda: ours.embed_audio(files))
+        half_floor_s = floor(lambda: half.embed_audio(files), torch.bfloat16)
+    n = len(files)
+    return [
+        Row("embed_vs_transformers", best / n, times["ours"] / n, "s per 10 s wav, fp32",
+            floor_s / n, {"embed_cosine": float(alike)}),
+        Row("embed_bf16_vs_transformers", best / n, times["half"] / n, "the same, ours in bf16",
+            half_floor_s / n, {"embed_bf16_cosine": float(alike_half)}),
+    ]  # fmt: skip
+
+
+def features(name: str, folder: Path, seconds: float, rounds: int) -> Row:
+    """Samples to what the encoder takes: log-mel, filled, cropped, its views."""
+    theirs, ours = Theirs(folder), echoic.load(folder)
+    heard = waves(8, seconds)
+    tower = ours.network.audio
+
+    def extract() -> object:
+        if not tower.fused:
+            return tower.front_end.of_clips(tower.prepared(torch.from_numpy(w)) for w in heard)
+        found = [tower.frames_of([wave])[0] for wave in heard]
+        return [tower._views(frames, None) for frames in found]
+
+    extractor = theirs.processor.feature_extractor
+    times = in_turns(
+        {
+            "theirs": lambda: extractor(heard, sampling_rate=RATE_HZ, return_tensors="pt"),
+            "ours": extract,
+        },
+        rounds,
+    )
+    n = len(heard)
+    return Row(name, times["theirs"] / n, times["ours"] / n, f"s per clip of {seconds:g} s")
+
+
+def training(folder: Path, rounds: int) -> list[Row]:
+    """Forward, loss, backward, AdamW; batch 16; from log-mel on, and from samples on."""
+    theirs = Theirs(folder)
+    theirs.model.train()
+    heard, texts = waves(16, 10.0), captions(16)
+    words = theirs.processor.tokenizer(texts, padding=True, return_tensors="pt")
+    extractor = theirs.processor.feature_extractor
+    ready = extractor(heard, sampling_rate=RATE_HZ, return_tensors="pt")
+    adam = torch.optim.AdamW(theirs.model.parameters(), lr=1e-6)
+
+    def their_step(features: Any) -> None:
+        theirs.model(**words, **features, return_loss=True).loss.backward()
+        adam.step()
+        adam.zero_grad()
+
+    listener = echoic.load(folder)
+    model = listener.network.train()
+    task = ContrastiveTask(model)
+    own_adam = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    ids = [torch.tensor(row) for row in listener.tokenizer(texts)]
+    batch = Batch(
+        Ragged.from_rows([torch.from_numpy(wave) for wave in heard]),
+        Ragged.from_rows(ids), torch.arange(16), tuple(texts),
+    )  # fmt: skip
+    seen = model.audio.front_end(batch.audio)
+
+    def our_step(from_samples: bool) -> None:
+        loss = sum(task(batch).values()) if from_samples else _loss(model, list(seen), batch.text)
+        assert isinstance(loss, Tensor)
+        loss.backward()
+        own_adam.step()
+        own_adam.zero_grad()
+
+    times = in_turns(
+        {
+            "theirs": lambda: their_step(ready),
+            "ours": lambda: our_step(False),
+            "theirs whole": lambda: their_step(
+                extractor(heard, sampling_rate=RATE_HZ, return_tensors="pt")
+            ),
+            "ours whole": lambda: our_step(True),
+        },
+        rounds,
+    )
+    floor_s = floor(lambda: our_step(False))
+    return [
+        Row("train_step_vs_transformers", times["theirs"], times["ours"],
+            "s a step of 16, features ready", floor_s),
+        Row("train_step_from_samples_vs_transformers", times["theirs whole"], times["ours whole"],
+            "s a step of 16, from samples"),
+    ]  # fmt: skip
+
+
+def _loss(model: Any, frames: list[Tensor], text: Ragged) -> Tensor:
+    from echoic.objectives.contrastive import contrastive_loss
+
+    heard = model.audio.from_frames(frames, [10.0] * len(frames)).clip
+    return contrastive_loss(heard, model.text(text).clip, model.logit_scale.exp())
+
+
+def memory(folder: Path) -> Row:
+    """Largest resident memory of a process that embeds the files, over one that only loads
+    nothing."""
+    peaks = {}
+    for who in ("theirs", "ours"):
+        command = [sys.executable, "-m", "benchmarks.laion_clap", _CHILD, who, str(folder)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        peaks[who] = float(done.stdout.split()[-1])
+    return Row("memory_vs_transformers", peaks["theirs"], peaks["ours"], "peak MiB, embedding")
+
+
+def peak_mib(who: str, folder: str) -> float:
+    import resource
+
+    files = sorted((Path(folder) / "wav").glob("*.wav"))
+    model = Path(folder) / "unfused"
+    if who == "theirs":
+        Theirs(model).embed(files, 4)
+    else:
+        echoic.load(model).embed_audio(files)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# -- how it is measured ----------------------------------------------------------------------------
+
+
+def in_turns(things: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Least seconds of each, after one run to warm up; in turns, so that all see the same
+    machine."""
+    best = dict.fromkeys(things, float("inf"))
+    for lap in range(rounds + 1):
+        for name, thing in things.items():
+            gc.collect()
+            started = time.perf_counter()
+            thing()
+            if lap:
+                best[name] = min(best[name], time.perf_counter() - started)
+    return best
+
+
+def floor(thing: Callable[[], object], dtype: torch.dtype = torch.float32) -> float:
+    """Seconds that the counted floating-point operations would take at the matmul rate."""
+    with FlopCounterMode(display=False) as counter:
+        thing()
+    return counter.get_total_flops() / matmul_rate(dtype)
+
+
+def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
+    """Floating-point operations per second of a large matrix product here."""
+    a = torch.ones(size, size, dtype=dtype)
+    return 2 * size**3 / in_turns({"product": lambda: a @ a}, 5)["product"]
+
+
+if __name__ == "__main__":
+    main()
