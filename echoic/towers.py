@@ -31,6 +31,7 @@ from echoic.encoders.clap_text import ClapTextEncoder, ClapTextSpec
 from echoic.encoders.htsat import HtsatEncoder, HtsatSpec
 from echoic.encoders.pann import PannEncoder, PannSpec
 from echoic.encoders.slap import SlapEncoder, SlapSpec
+from echoic.nn.linear import Linear
 from echoic.types import AudioFeatures, Ragged, TextFeatures
 
 FrameChange = Callable[[Ragged], Ragged]
@@ -171,9 +172,9 @@ class WindowTower(nn.Module):
 
     @property
     def at_once(self) -> int:
-        """Tokens in one inference call: two windows, so that its layers stay in the cache of a
+        """Tokens in one inference call: a few windows, so that its layers stay in the cache of a
         core; many on an accelerator."""
-        windows = 2 if self.front_end.window.device.type == "cpu" else 64
+        windows = 4 if self.front_end.window.device.type == "cpu" else 64
         return windows * self.tokens_in(0.0)
 
     def _views(
@@ -232,7 +233,7 @@ class PooledTextTower(nn.Module):
 
 def two_layers(width: int, embed_dim: int) -> nn.Sequential:
     """LAION-CLAP's projection into the joint space, the same on both towers."""
-    return nn.Sequential(nn.Linear(width, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim))
+    return nn.Sequential(Linear(width, embed_dim), nn.ReLU(), Linear(embed_dim, embed_dim))
 
 
 class _Count:

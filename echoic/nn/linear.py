@@ -1,9 +1,8 @@
 """`nn.Linear` and the MLP made of two, for float32 on the CPU through oneDNN, in both directions.
 
 torch multiplies float32 matrices on x86 with MKL, which on processors not made by Intel keeps to
-AVX2; oneDNN, which comes with torch too, is there more than twice as fast (docs/RESULTS.md). Where
-that does not apply (another type or device, autocast, torch.compile, which chooses by itself) this
-is what torch does.
+AVX2; oneDNN, which comes with torch too, is there about twice as fast (docs/RESULTS.md). Another
+type or device, autocast and torch.compile get what torch has.
 
 P rows, D width in, E width out.
 """
@@ -17,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# torch gives it no public name; it is what torch.compile puts in the place of F.linear.
+# torch gives it no public name; torch.compile puts it in the place of F.linear when it freezes
+# weights. Where it is missing, all is F.linear.
 _ONEDNN = (
     torch.ops.mkldnn._linear_pointwise
     if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
