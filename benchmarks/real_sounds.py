@@ -42,10 +42,10 @@ Waves = Sequence[np.ndarray]
 Features = Callable[[np.ndarray], np.ndarray]
 
 STEPS = {"nano": 2400, "laion_clap:toy": 800}
-QUICK_STEPS = {"nano": 120, "laion_clap:toy": 80}
+QUICK_STEPS = {"nano": 120, "laion_clap:toy": 120}
 NANO = [
     "model.audio.patch_frames=4", "model.audio.patch_bins=64", "data.budget_tokens=2000",
-    "data.max_s=2.5",
+    "data.max_s=2.5", "optim.warmup_steps=60",
 ]  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def recipe_for(name: str, seed: int, steps: int) -> Recipe:
     recipe as it is. Strong augmentation of the waveform for both."""
     common = [
         f"name=real-sounds-{name}", f"run.seed={seed}", f"optim.steps={steps}",
-        "optim.warmup_steps=60", "optim.precision=bf16", "data.meaning=tags", "run.log_every=100",
+        "optim.precision=bf16", "data.meaning=tags", "run.log_every=100",
         "run.save_every=500",
     ]  # fmt: skip
     own = NANO if name == "nano" else []

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
 from pathlib import Path
@@ -31,7 +31,7 @@ from echoic.audio.io import AudioLike, stream_audio
 from echoic.audio.windows import stream_windows, window_weights
 from echoic.convert.known import KNOWN_TOKENIZERS
 from echoic.convert.native import ModelFile
-from echoic.convert.open import open_model
+from echoic.convert.open import open_model, with_tokenizer
 from echoic.data.clips import SILENCE_PEAK
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.zeroshot import LAION_TEMPLATE, class_vectors
@@ -74,10 +74,7 @@ def load(
     """
     content = open_model(find_model(path_or_name, sha256=sha256))
     if tokenizer is not None:
-        max_tokens = content.model.spec.text.max_tokens
-        content = replace(
-            content, tokenizer=TextTokenizer.published(tokenizer, max_tokens=max_tokens)
-        )
+        content = with_tokenizer(content, tokenizer)
     return EchoicModel(content, device=device, long=long, generator=generator, precision=precision)
 
 
@@ -145,9 +142,10 @@ class EchoicModel:
         if self._tokenizer is None:
             kind = self.network.spec.text.kind
             known = KNOWN_TOKENIZERS.get(kind)
-            hint = f' (tokenizer="{known}", or a folder that holds it)' if known else ""
+            name = f'tokenizer="{known}"' if known else "tokenizer=..."
             raise CheckpointError(
-                f"this checkpoint brought no tokenizer, and texts need one: name it{hint}"
+                "this checkpoint brought no tokenizer, and texts need one: give "
+                f"{name} (--tokenizer), or a folder that holds it"
             )
         return self._tokenizer
 

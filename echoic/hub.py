@@ -84,11 +84,18 @@ def _is_here(name: str) -> bool:
 
 
 def _in_folder(folder: Path) -> Path:
-    """The one file of a model in a folder; the folder, where it is Hugging Face's."""
+    """The one file of a model in a folder; the folder, where it is Hugging Face's. Raises
+    CheckpointError where there are several."""
     if is_huggingface(folder):
         return folder
-    files = [each for each in folder.iterdir() if each.suffix in SUFFIXES]
-    return files[0] if len(files) == 1 and not (folder / FILE_NAME).exists() else folder / FILE_NAME
+    files = sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES)
+    if not files or (folder / FILE_NAME).exists():
+        return folder / FILE_NAME
+    if len(files) > 1:
+        raise CheckpointError(
+            f"{folder}: holds {len(files)} checkpoints; name one, such as {files[0]}"
+        )
+    return files[0]
 
 
 def _weights(found: Path) -> Path:

@@ -16,12 +16,15 @@ import soundfile
 import typer
 
 import echoic
+from echoic import api
 from echoic.audio.frontend import slap
+from echoic.compat import laion_clap
 from echoic.convert.native import ModelFile, save_model
 from echoic.encoders.slap import SlapSpec
 from echoic.encoders.text import SmallTextSpec
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.model import ModelSpec, build
+from tests import clap
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -165,6 +168,41 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert {label for label, _ in scope["best"][0]} == {"rain", "dog bark", "church bell"}
 
 
+def test_python_of_coming_from_runs(tmp_path, monkeypatch):
+    """On tiny models with random weights, in the places of the published ones."""
+    monkeypatch.chdir(tmp_path)
+    clap.pt_file(tmp_path / "630k-audioset-best.pt")
+    (tmp_path / "tokenizer.json").write_text(clap.tokenizer_json())
+    published = {
+        "laion/clap-htsat-fused": clap.huggingface_folder(tmp_path / "fused", fusion=True),
+        "FacebookAI/roberta-base": tmp_path,
+    }
+    for name in ("find_model", "with_tokenizer"):
+        monkeypatch.setattr(f"echoic.api.{name}", redirected(getattr(api, name), published))
+    monkeypatch.setattr(laion_clap, "released_model", lambda *_, **kind: clap.spec(**kind))
+    for seed, name in enumerate(("dog.wav", "rain.flac")):
+        soundfile.write(tmp_path / name, clap.sound(11.0, seed), clap.RATE)
+    scope: dict = {}
+    for code in blocks("docs/coming_from.md", "python"):
+        exec(compile(code, "coming_from.md", "exec"), scope)
+        if "CLAP_Module" in code:
+            assert scope["audio"].shape == scope["text"].shape == (2, 24)
+            assert {type(scope[name]) for name in ("audio", "text")} == {np.ndarray}
+    assert (scope["audio"].shape, scope["text"].shape) == ((2, 24), (1, 24))
+    assert scope["ready"].shape == (1, 24)
+    assert {label for label, _ in scope["best"][0]} == {"dog", "rain"}
+    assert scope["model"].space_id.endswith("-laion")
+
+
+def redirected(function, published):
+    """The same function, which finds what is published in local places."""
+
+    def call(*arguments, **options):
+        return function(*(published.get(str(each), each) for each in arguments), **options)
+
+    return call
+
+
 @pytest.mark.parametrize("line", sorted(set(commands())))
 def test_commands_of_the_pages_parse(line):
     assert parse(line) is not None
@@ -172,7 +210,8 @@ def test_commands_of_the_pages_parse(line):
 
 def test_the_pages_show_the_commands_that_matter():
     shown = {line.split()[1] for line in commands()}
-    assert {"demo", "train", "eval", "embed", "classify", "search", "check", "data"} <= shown
+    matter = {"demo", "train", "finetune", "eval", "embed", "classify", "search", "check", "data"}
+    assert matter | {"models", "convert"} <= shown
 
 
 @pytest.mark.parametrize("line", ["echoic nope", "echoic embed a.wav --outt v.npz"])

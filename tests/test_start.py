@@ -28,7 +28,7 @@ from tests.tiny import SENTENCES
 RATE_HZ = 48_000
 TEXT = ClapTextSpec(
     kind="roberta", vocab=400, positions=80, width=64, depth=1, heads=1, hidden=64, pad_id=0,
-    types=1,
+    types=1, dropout=0.1,
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def recipe(*options: str, steps: int = 2, start: StartSpec | None = None) -> Rec
     """The toy, smaller still."""
     toy = laion_clap("toy", *options)
     audio = toy.model.audio.model_copy(
-        update={"width": 8, "depths": (1, 2), "heads": (1, 2), "drop_path": 0.1}
+        update={"width": 8, "depths": (1, 2), "heads": (1, 2), "drop_path": 0.2}
     )
     model = toy.model.model_copy(update={"audio": audio, "text": TEXT, "embed_dim": 16})
     return toy.model_copy(
@@ -124,8 +124,12 @@ def test_published_encoders_are_taken_and_the_rest_is_fresh(source, tmp_path):
 
 
 def test_what_does_not_fit_is_one_line(source, tmp_path):
-    other = build(recipe().model.model_copy(
-        update={"audio": recipe().model.audio.model_copy(update={"width": 16})}), seed=0)
+    other = build(
+        recipe().model.model_copy(
+            update={"audio": recipe().model.audio.model_copy(update={"width": 16})}
+        ),
+        seed=0,
+    )
     torch.save({"state_dict": {
         name.replace("audio_branch.", "sed_model."): tensor
         for name, tensor in to_laion(other).items() if name.startswith("audio_branch.")

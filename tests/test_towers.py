@@ -191,7 +191,7 @@ def test_without_fusion_a_long_clip_is_refused(towers):
 def test_every_clip_costs_the_same(towers):
     tower = towers[True]
     assert tower.tokens_in(0.1) == tower.tokens_in(600.0) == tower.encoder.steps
-    assert tower.at_once == 2 * tower.encoder.steps  # two windows, on a CPU
+    assert tower.at_once % tower.encoder.steps == 0  # whole windows
 
 
 def test_augmentation_is_of_frames_and_needs_no_other_random_number(towers):

@@ -16,12 +16,16 @@ from echoic.cli.common import (
     FileColumn,
     JsonOption,
     LeaveOut,
+    LongOption,
     Missing,
     MissingOption,
     ModelArgument,
+    Precision,
+    PrecisionOption,
     Processes,
     TableOptions,
     TagColumn,
+    TokenizerOption,
     available_cpus,
     emit,
     open_model,
@@ -105,6 +109,9 @@ def evaluate(
         typer.Option(help="Write a report with plots: one HTML file.", show_default=False),
     ] = None,
     as_json: JsonOption = False,
+    tokenizer: TokenizerOption = None,
+    long: LongOption = None,
+    precision: PrecisionOption = Precision.fp32,
     cpu_threads: CpuThreads = None,
     audio_dir: AudioDir = None,
     file_column: FileColumn = None,
@@ -128,7 +135,8 @@ def evaluate(
 
     prompts = find_prompts(template or LAION_TEMPLATE)
     use_cpu(cpu_threads)
-    listener, file = open_model(model)
+    listener, file = open_model(model, tokenizer=tokenizer, long=long, precision=precision)
+    _ = listener.tokenizer  # where there is none, that is told before hours of listening
     if data is None:
         size = SynthSize(scenes=scenes, singles=items, pairs=items)
         found = evaluate_synth(listener, size, processes=processes or available_cpus())
@@ -171,7 +179,7 @@ def check(
     use_cpu(cpu_threads)
     listener, file = open_model(model)
     result = examine(listener)
-    source: dict[str, Any] | None = listener.card.get("source")
+    source: dict[str, Any] = listener.card.get("source", {})
     if as_json:
         emit({"model": str(file), "source": source, **result.to_json()})
     else:
@@ -181,7 +189,7 @@ def check(
         raise wrong(f"{file}: not in order: {'; '.join(off)}")
 
 
-def _tell(file: Path, source: dict[str, Any] | None, result: Check) -> None:
+def _tell(file: Path, source: dict[str, Any], result: Check) -> None:
     front = result.front_end
     print(f"model        {file}")
     for line in source_lines(source):

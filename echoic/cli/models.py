@@ -103,12 +103,9 @@ def convert(
     A checkpoint of another program is read strictly: every tensor must find its place. No pickle
     code is run.
     """
-    from dataclasses import replace
-
     from echoic.convert.huggingface import is_huggingface, save_huggingface
     from echoic.convert.native import FILE_NAME
-    from echoic.convert.open import open_model
-    from echoic.encoders.tokenizer import TextTokenizer
+    from echoic.convert.open import open_model, with_tokenizer
     from echoic.hub import find_model
 
     form = to or Form.echoic
@@ -120,8 +117,7 @@ def convert(
         raise wrong(f"{target}: holds another model, {FILE_NAME}; name a folder of its own")
     content = open_model(find_model(source))
     if tokenizer is not None:
-        longest = content.model.spec.text.max_tokens
-        content = replace(content, tokenizer=TextTokenizer.published(tokenizer, max_tokens=longest))
+        content = with_tokenizer(content, tokenizer)
     if form is Form.echoic:
         _save_own(target, content)
         left: tuple[str, ...] = ()
@@ -143,7 +139,7 @@ def convert(
     print(f"check it:  {typed(program(), 'check', target)}")
 
 
-def source_lines(told: dict[str, Any] | None) -> list[str]:
+def source_lines(told: dict[str, Any]) -> list[str]:
     """What a checkpoint of another program was found to be; empty for one of ours."""
     if not told:
         return []

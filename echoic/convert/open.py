@@ -6,7 +6,9 @@ wrote says where it came from, what it is, and what of it was not taken.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -18,6 +20,8 @@ from echoic.convert.torch_file import SUFFIXES, is_pickled, read_state_dict
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.model import ModelSpec
 from echoic.types import CheckpointError
+
+log = logging.getLogger("echoic.convert")
 
 # What a checkpoint of another family looks like: a name that gives it away, and what it then is.
 _FAMILIES = (
@@ -61,6 +65,20 @@ def open_model(path: Path) -> ModelFile:
             f"looks like {looks_like(header[1])}"
         )
     return load_model(path)
+
+
+def with_tokenizer(content: ModelFile, name: str | Path) -> ModelFile:
+    """The same model with a published tokenizer: a folder, a tokenizer.json or a Hub name. Warns
+    where its size is not the model's. Raises CheckpointError."""
+    text = content.model.spec.text
+    tokenizer = TextTokenizer.published(name, max_tokens=text.max_tokens)
+    wanted = getattr(text, "vocab", tokenizer.vocab)
+    if tokenizer.vocab != wanted:
+        log.warning(
+            "%s: a tokenizer of %d tokens for a model of %d: is it the one it was trained with?",
+            name, tokenizer.vocab, wanted,
+        )  # fmt: skip
+    return replace(content, tokenizer=tokenizer)
 
 
 def looks_like(names: Iterable[str]) -> str:

@@ -307,11 +307,20 @@ def test_the_same_file_gives_the_same_vector_unless_a_generator_is_passed(loaded
         assert (wanted[0] - wanted[1]).abs().max() > 1e-4
 
 
-def test_the_mode_of_the_module_changes_nothing(loaded, waves):
+def test_the_mode_of_the_module_changes_nothing(loaded, waves, tmp_path):
     module = loaded()
-    wanted = module.get_audio_embedding_from_data(waves[:2])
-    module.train()
-    assert np.array_equal(module.get_audio_embedding_from_data(waves[:2]), wanted)
+    soundfile.write(tmp_path / "a.wav", waves[0], RATE)
+    calls = {
+        "get_audio_embedding_from_data": [torch.from_numpy(waves[0])],
+        "get_audio_embedding_from_filelist": [tmp_path / "a.wav"],
+        "get_text_embedding": ["rain"],
+    }
+    for name, given in calls.items():
+        for use_tensor in (False, True):
+            call = getattr(module, name)
+            wanted = call(given, use_tensor=use_tensor)
+            module.train()
+            assert (call(given, use_tensor=use_tensor) == wanted).all(), name
 
 
 @pytest.mark.parametrize("use_tensor", [False, True])
