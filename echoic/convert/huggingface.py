@@ -9,6 +9,7 @@ tensors cannot say: text heads, epsilons, dropout, and how sound is prepared.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from torch import Tensor
 from echoic.audio.frontend import FrontEndSpec, laion_htk, laion_slaney
 from echoic.convert.clap_names import INDEX_TABLE, TEXT, from_clap, ours_audio, to_clap
 from echoic.convert.laion import INITIAL_SCALE, architecture, audio_spec
-from echoic.convert.native import ModelFile, replacing, require_fit, unfilled
+from echoic.convert.native import ModelFile, give, replacing, require_fit, unfilled
 from echoic.convert.text import spec_of_text
 from echoic.convert.torch_file import read_state_dict
 from echoic.encoders.clap_text import ClapTextSpec, first_position
@@ -60,6 +61,9 @@ class _Described(NamedTuple):
     sound: dict[str, Any]
 
 
+_QKV = re.compile(r"\.(query|key|value)\.(weight|bias)$")
+
+
 def is_huggingface(folder: Path) -> bool:
     """Whether a folder holds a model of `transformers`, of any kind."""
     return folder.is_dir() and (folder / CONFIG).is_file()
@@ -80,7 +84,7 @@ def load_huggingface(folder: Path) -> ModelFile:
     wanted = {n: t for n, t in to_clap(model).items() if not INDEX_TABLE.fullmatch(n)}
     kept.setdefault("logit_scale_t", torch.tensor(INITIAL_SCALE))
     require_fit(wanted, kept, str(folder / file))
-    model.load_state_dict(from_clap(kept))
+    give(model, from_clap(kept))
     assert isinstance(spec.audio, HtsatSpec)
     source = {
         "kind": "huggingface",
@@ -215,8 +219,11 @@ def _read_tensors(folder: Path) -> tuple[dict[str, Tensor], str]:
             raise CheckpointError(f"{folder}: has neither {SAFE} nor {PICKLED}")
         return read_state_dict(folder / PICKLED), PICKLED
     try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, SAFE  # noqa: SIM118
+        # Tensors are parts of the mapped file, read when they are needed. Queries, keys and values
+        # are copied when they are joined: out of a mapping of their own, which then goes.
+        with safe_open(file, framework="pt") as held, safe_open(file, framework="pt") as copied:
+            names: list[str] = list(held.keys())
+            return {n: (copied if _QKV.search(n) else held).get_tensor(n) for n in names}, SAFE
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file}: not a whole safetensors file ({error})") from None
 

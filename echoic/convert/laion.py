@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from echoic.audio.frontend import FrontEndSpec, laion_htk, laion_slaney, mel_filters
-from echoic.convert.native import require_fit, unfilled
+from echoic.convert.native import give, require_fit, unfilled
 from echoic.convert.text import from_published, spec_of_text, to_published
 from echoic.convert.torch_file import read_state_dict
 from echoic.encoders.clap_text import ClapTextKind, ClapTextSpec
@@ -69,7 +69,7 @@ def laion_model(
     model = unfilled(spec)
     second = state.get("logit_scale_t", torch.tensor(INITIAL_SCALE))
     require_fit(to_laion(model), {**kept, "logit_scale_t": second}, where)
-    model.load_state_dict(_ours(kind, kept))
+    give(model, _ours(kind, kept))
     report = _report(spec, len(kept), dropped)
     if "logit_scale_t" in state:
         report["logit_scale_t"] = float(second)

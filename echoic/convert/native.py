@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,27 +76,45 @@ def load_model(path: Path) -> ModelFile:
         )
     spec, tokenizer, card = _described(header, str(file))
     model = unfilled(spec)
-    load_strictly(model, tensors, str(file))
+    require_fit(model.state_dict(), tensors, str(file))
+    give(model, tensors)
     return ModelFile(model.eval(), tokenizer, card)
 
 
 def unfilled(spec: ModelSpec) -> LanguageAudioModel:
-    """A model of zeros, for a load that gives every weight: to draw them first would take longer
-    than to read them."""
-    with _Undrawn():
+    """A model whose weights have shapes and no memory (device "meta"), for `give` to put there what
+    a file holds. What is computed (mel banks, windows, index tables) is there."""
+    with _Unallocated():
         return LanguageAudioModel(spec)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Where torch would fill a tensor with random numbers, it gets zeros."""
+class _Unallocated(TorchFunctionMode):
+    """Modules make their weights by torch.empty, and fill them later. To fill what has no memory
+    changes nothing, but would load 70 MB of torch's shape functions."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
-        if getattr(func, "__name__", "").endswith(("normal_", "uniform_", "erfinv_")):
+        given = dict(kwargs or {})
+        if func is torch.empty:
+            given["device"] = "meta"
+        elif re.fullmatch(r"[a-z]\w*_", getattr(func, "__name__", "")):  # in place, as normal_ is
             tensor = args[0] if args else given["tensor"]  # a method's, or torch.nn.init's
-            tensor.detach().zero_()
-            return tensor
+            if tensor.is_meta:
+                return tensor
         return func(*args, **given)
+
+
+def give(model: LanguageAudioModel, tensors: Mapping[str, Tensor]) -> None:
+    """Make `tensors`, all of which fit, the weights of an unfilled model: no copy of what is
+    float32, so that a file that is mapped to memory is read as it is needed, and held once."""
+    own = model.state_dict()
+    seen: set[int] = set()
+    held = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.to(own[name].dtype).contiguous()
+        held[name] = tensor.clone() if tensor.data_ptr() in seen else tensor  # no two share
+        seen.add(tensor.data_ptr())
+    model.load_state_dict(held, assign=True)
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
