@@ -1,6 +1,6 @@
 """LAION-CLAP against `transformers`: the same random weights, the same files, side by side.
 
-    python -m benchmarks.laion_clap             # about 10 minutes on two cores
+    python -m benchmarks.laion_clap             # about 4 minutes on two cores
     python -m benchmarks.laion_clap --quick     # a minute: fewer repeats
 
 HTSAT-tiny + RoBERTa-base, two threads, fp32 unless said. Each ratio is their best time over ours,
@@ -32,6 +32,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import echoic
 from benchmarks.output import finish, show
 from echoic.nn.linear import linear
+from echoic.objectives.contrastive import contrastive_loss
 from echoic.objectives.task import ContrastiveTask
 from echoic.types import Batch, Ragged
 
@@ -52,22 +53,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument(_CHILD, nargs=2, metavar=("WHO", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument(_CHILD, nargs=2, metavar=("WORK", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(2)
     if args.child:
         print(peak_mib(*args.child))
         return
-    rounds = 2 if args.quick else 5
+    rounds = 1 if args.quick else 6
     with tempfile.TemporaryDirectory() as folder:
         models = write_models(Path(folder))
         files = write_files(Path(folder) / "wav", count=4 if args.quick else 8)
         rows = [
             *embedding(models["unfused"], files, rounds),
-            features("features_vs_transformers", models["unfused"], 10.0, rounds),
-            features("fusion_features_vs_transformers", models["fused"], 25.0, rounds),
-            *training(models["unfused"], 2 if args.quick else 3),
-            memory(Path(folder)),
+            features("features_vs_transformers", models["unfused"], 10.0, 5 * rounds),
+            features("fusion_features_vs_transformers", models["fused"], 25.0, 5 * rounds),
+            *training(models["unfused"], 1 if args.quick else 4, whole=not args.quick),
+            *memory(Path(folder), embeddings=1 if args.quick else 5),
         ]
     show(
         "LAION-CLAP, HTSAT-tiny + RoBERTa-base, beside transformers",
@@ -241,83 +242,119 @@ def features(name: str, folder: Path, seconds: float, rounds: int) -> Row:
     return Row(name, times["theirs"] / n, times["ours"] / n, f"s per clip of {seconds:g} s")
 
 
-def training(folder: Path, rounds: int) -> list[Row]:
-    """Forward, loss, backward, AdamW; batch 16; from log-mel on, and from samples on."""
-    theirs = Theirs(folder)
-    theirs.model.train()
-    heard, texts = waves(16, 10.0), captions(16)
-    words = theirs.processor.tokenizer(texts, padding=True, return_tensors="pt")
-    extractor = theirs.processor.feature_extractor
-    ready = extractor(heard, sampling_rate=RATE_HZ, return_tensors="pt")
-    adam = torch.optim.AdamW(theirs.model.parameters(), lr=1e-6)
+class TheirTraining:
+    """Steps of ClapModel on 16 recordings of 10 s and as many captions, with fused AdamW."""
 
-    def their_step(features: Any) -> None:
-        theirs.model(**words, **features, return_loss=True).loss.backward()
-        adam.step()
-        adam.zero_grad()
+    def __init__(self, folder: Path) -> None:
+        self.theirs = Theirs(folder)
+        self.theirs.model.train()
+        self.words = self.theirs.processor.tokenizer(
+            captions(16), padding=True, return_tensors="pt"
+        )
+        self.heard = waves(16, 10.0)
+        self.ready = self.features()
+        weights = self.theirs.model.parameters()
+        self.adam = torch.optim.AdamW(weights, lr=1e-6, fused=True)
 
-    listener = echoic.load(folder)
-    model = listener.network.train()
-    task = ContrastiveTask(model)
-    own_adam = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    ids = [torch.tensor(row) for row in listener.tokenizer(texts)]
-    batch = Batch(
-        Ragged.from_rows([torch.from_numpy(wave) for wave in heard]),
-        Ragged.from_rows(ids), torch.arange(16), tuple(texts),
-    )  # fmt: skip
-    seen = model.audio.front_end(batch.audio)
+    def features(self) -> Any:
+        extract = self.theirs.processor.feature_extractor
+        return extract(self.heard, sampling_rate=RATE_HZ, return_tensors="pt")
 
-    def our_step(from_samples: bool) -> None:
-        loss = sum(task(batch).values()) if from_samples else _loss(model, list(seen), batch.text)
-        assert isinstance(loss, Tensor)
+    def step(self, features: Any) -> None:
+        self.theirs.model(**self.words, **features, return_loss=True).loss.backward()
+        self.adam.step()
+        self.adam.zero_grad()
+
+
+class OurTraining:
+    """The same with ours."""
+
+    def __init__(self, folder: Path) -> None:
+        listener = echoic.load(folder)
+        self.model = listener.network.train()
+        self.task = ContrastiveTask(self.model)
+        self.adam = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        texts = captions(16)
+        self.batch = Batch(
+            Ragged.from_rows([torch.from_numpy(wave) for wave in waves(16, 10.0)]),
+            Ragged.from_rows([torch.tensor(row) for row in listener.tokenizer(texts)]),
+            torch.arange(16),
+            tuple(texts),
+        )
+        self.ready = list(self.model.audio.front_end(self.batch.audio))
+
+    def step(self, *, from_samples: bool) -> None:
+        if from_samples:
+            loss = self.task(self.batch)["contrastive"]
+        else:
+            heard = self.model.audio.from_frames(self.ready, [10.0] * 16).clip
+            read = self.model.text(self.batch.text).clip
+            loss = contrastive_loss(heard, read, self.model.logit_scale.exp())
         loss.backward()
-        own_adam.step()
-        own_adam.zero_grad()
+        self.adam.step()
+        self.adam.zero_grad()
 
-    times = in_turns(
-        {
-            "theirs": lambda: their_step(ready),
-            "ours": lambda: our_step(False),
-            "theirs whole": lambda: their_step(
-                extractor(heard, sampling_rate=RATE_HZ, return_tensors="pt")
-            ),
-            "ours whole": lambda: our_step(True),
-        },
-        rounds,
-    )
-    floor_s = operations(lambda: their_step(ready)) / matmul_rate(torch.float32)
-    return [
+
+def training(folder: Path, rounds: int, *, whole: bool) -> list[Row]:
+    """Forward, loss, backward, AdamW; batch 16; from log-mel on, and if `whole` from samples on.
+    Ours has the released recipe's drop path, theirs dropout after each MLP."""
+    theirs, ours = TheirTraining(folder), OurTraining(folder)
+    things: dict[str, Callable[[], object]] = {
+        "theirs": lambda: theirs.step(theirs.ready),
+        "ours": lambda: ours.step(from_samples=False),
+    }
+    if whole:
+        things |= {
+            "theirs whole": lambda: theirs.step(theirs.features()),
+            "ours whole": lambda: ours.step(from_samples=True),
+        }
+    times = in_turns(things, rounds)
+    floor_s = operations(lambda: theirs.step(theirs.ready)) / matmul_rate(torch.float32)
+    rows = [
         Row("train_step_vs_transformers", times["theirs"], times["ours"],
             "s a step of 16, features ready", floor_s),
-        Row("train_step_from_samples_vs_transformers", times["theirs whole"], times["ours whole"],
-            "s a step of 16, from samples"),
     ]  # fmt: skip
+    if whole:
+        name = "train_step_from_samples_vs_transformers"
+        note = "s a step of 16, from samples"
+        rows.append(Row(name, times["theirs whole"], times["ours whole"], note))
+    return rows
 
 
-def _loss(model: Any, frames: list[Tensor], text: Ragged) -> Tensor:
-    from echoic.objectives.contrastive import contrastive_loss
+def memory(folder: Path, embeddings: int) -> list[Row]:
+    """Largest resident memory of a process that loads the model and embeds the files (median of
+    several: what of a mapped file is resident differs), or makes two training steps."""
+    rows = []
+    for name, what, runs in (("memory", "embed", embeddings), ("train_memory", "train", 1)):
+        peaks = {}
+        for who in ("theirs", "ours"):
+            command = [sys.executable, "-m", "benchmarks.laion_clap", _CHILD, f"{who} {what}"]
+            found = [
+                subprocess.run([*command, str(folder)], check=True, capture_output=True, text=True)
+                for _ in range(runs)
+            ]
+            peaks[who] = float(np.median([float(done.stdout.split()[-1]) for done in found]))
+        note = "peak MiB, " + {"embed": "embedding", "train": "two training steps"}[what]
+        rows.append(Row(f"{name}_vs_transformers", peaks["theirs"], peaks["ours"], note))
+    return rows
 
-    heard = model.audio.from_frames(frames, [10.0] * len(frames)).clip
-    return contrastive_loss(heard, model.text(text).clip, model.logit_scale.exp())
 
-
-def memory(folder: Path) -> Row:
-    """Largest resident memory of a process that loads the model and embeds the files."""
-    peaks = {}
-    for who in ("theirs", "ours"):
-        command = [sys.executable, "-m", "benchmarks.laion_clap", _CHILD, who, str(folder)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        peaks[who] = float(done.stdout.split()[-1])
-    return Row("memory_vs_transformers", peaks["theirs"], peaks["ours"], "peak MiB, embedding")
-
-
-def peak_mib(who: str, folder: str) -> float:
+def peak_mib(work: str, folder: str) -> float:
+    """Of this process, after some work."""
     files = sorted((Path(folder) / "wav").glob("*.wav"))
     model = Path(folder) / "unfused"
-    if who == "theirs":
+    if work == "theirs embed":
         Theirs(model).embed(files, 4)
-    else:
+    elif work == "ours embed":
         echoic.load(model).embed_audio(files)
+    elif work == "theirs train":
+        theirs = TheirTraining(model)
+        for _ in range(2):
+            theirs.step(theirs.ready)
+    else:
+        ours = OurTraining(model)
+        for _ in range(2):
+            ours.step(from_samples=False)
     # of this process alone: ru_maxrss begins with the parent's
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024

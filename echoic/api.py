@@ -70,6 +70,9 @@ def load(
     tokenizer: a folder, a tokenizer.json or a Hub name, for a checkpoint that brings none. long,
     generator: how recordings longer than the window are heard, see EchoicModel. precision: bf16 is
     faster where the processor has it; its vectors differ a little (docs/RESULTS.md).
+
+    On the CPU float32 weights stay in their file, mapped: while the model is in use that may be
+    replaced by another, as every writer here does, but not overwritten in place.
     Raises CheckpointError where there is none, where it is damaged, or where a tensor does not fit.
     """
     content = open_model(find_model(path_or_name, sha256=sha256))
@@ -330,8 +333,15 @@ class EchoicModel:
         return torch.cat(vectors)
 
     def embed_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ready token ids (B, L) with mask (B, L), 1 where a token stands -> (B, D) unit
-        vectors."""
+        """Ready token ids (B, L) with mask (B, L), 1 where a token stands -> (B, D) unit vectors.
+
+        Raises EchoicError on other shapes, and where a row has no token.
+        """
+        if ids.ndim != 2 or ids.shape != mask.shape:
+            raise EchoicError(
+                f"embed_tokens: ids {tuple(ids.shape)} and mask {tuple(mask.shape)} must both be "
+                "(B, L)"
+            )
         rows = [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True)]
         if empty := [i for i, row in enumerate(rows) if not row]:
             raise EchoicError(f"embed_tokens: row {empty[0]} has no token")

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from echoic.audio.frontend import FrontEndSpec
 from echoic.config import Spec
 from echoic.encoders.clap_text import ClapTextSpec
-from echoic.encoders.htsat import HtsatSpec
+from echoic.encoders.htsat import FRAMES, MEL_BINS, HtsatSpec
 from echoic.encoders.pann import PannSpec
 from echoic.encoders.slap import SlapSpec
 from echoic.encoders.text import HfTextEncoder, HfTextSpec, SmallTextEncoder, SmallTextSpec
@@ -58,9 +58,21 @@ class ModelSpec(Spec):
         elif round(self.max_s * front.rate_hz) != audio.window_samples:
             window_s = audio.window_samples / front.rate_hz
             raise ValueError(f"max_s {self.max_s:g} is not the encoder's window of {window_s:g} s")
+        else:
+            _check_window(audio, front)
         if isinstance(text, SmallTextSpec):
             _check_heads("text", text.width, text.heads, rotary_axes=1)
         return self
+
+
+def _check_window(audio: HtsatSpec | PannSpec, front: FrontEndSpec) -> None:
+    frames, bins = front.frames(audio.window_samples), front.mel_bins
+    given = f"a window of {frames} frames of {bins} mel bins: "
+    if isinstance(audio, HtsatSpec):
+        if frames > FRAMES or bins != MEL_BINS:
+            raise ValueError(f"{given}HTSAT hears at most {FRAMES} frames, of {MEL_BINS} mel bins")
+    elif min(frames, bins) < (least := 2**audio.poolings):
+        raise ValueError(f"{given}CNN{audio.layers} hears at least {least} of either")
 
 
 def _check_heads(tower: str, width: int, heads: int, rotary_axes: int) -> None:

@@ -8,18 +8,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from echoic.convert.laion import audio_init
+from echoic.convert.laion import architecture, audio_init
 from echoic.convert.native import load_strictly
+from echoic.convert.open import open_model
 from echoic.convert.text import published_weights
 from echoic.data.clips import Source
 from echoic.encoders.clap_text import ClapTextSpec
+from echoic.encoders.slap import SlapSpec
 from echoic.encoders.text import HfTextSpec, SmallTextSpec, published_text
 from echoic.encoders.tokenizer import TextTokenizer
+from echoic.hub import find_model
 from echoic.model import LanguageAudioModel, ModelSpec
 from echoic.recipes.recipe import Recipe, StartSpec
 from echoic.types import CheckpointError, ConfigError
 
-# What a checkpoint trained on AudioSet has not, or a model that starts from it not.
+# What a checkpoint trained on AudioSet has not, or a model that starts from it need not have.
 _OF_FUSION = (
     "mel_conv1d.",
     "fusion_model.",
@@ -62,15 +65,50 @@ def start(recipe: Recipe, source: Source, tokenizer_file: Path, *, fresh: bool) 
     Raises ConfigError, CheckpointError.
     """
     spec, given = recipe.model, recipe.start
+    if given.model is not None:
+        return _of_model(spec, given.model, given.text)
     audio = _audio(spec, given)
-    if isinstance(spec.text, HfTextSpec):
-        return _of_transformers(spec, spec.text, audio)
     if given.text is not None:
         return _of_published_text(spec, given.text, audio)
+    if isinstance(spec.text, HfTextSpec):
+        return _of_transformers(spec, spec.text, audio)
     text = spec.text
     tokenizer = own_tokenizer(text, source, tokenizer_file, fresh=fresh)
     text = text.model_copy(update={"vocab": tokenizer.vocab})
     return Start(spec.model_copy(update={"text": text}), tokenizer, audio)
+
+
+def _of_model(spec: ModelSpec, name: str, text: str | None) -> Start:
+    """A whole model, trained on. text: where a checkpoint without a tokenizer gets one."""
+    content = open_model(find_model(name))
+    found = content.model.spec
+    if _kind(found) != _kind(spec):
+        raise ConfigError(
+            f"start.model {name}: is {_kind(found)}; the recipe is {_kind(spec)}: take the one "
+            "that fits, such as laion_clap:base or laion_clap:tiny,fusion"
+        )
+    tokenizer = content.tokenizer
+    if tokenizer is None:
+        if text is None:
+            raise ConfigError(f"start.model {name}: brings no tokenizer; start.text names one")
+        tokenizer = TextTokenizer.published(text, max_tokens=found.text.max_tokens)
+    if not isinstance(found.audio, SlapSpec):  # no loss of this training reaches a tagging head
+        headless = found.audio.model_copy(update={"classes": None})
+        found = found.model_copy(update={"audio": headless})
+    tensors = {
+        n: t
+        for n, t in content.model.state_dict().items()
+        if not n.removeprefix("audio.encoder.").startswith(_OF_TAGGING)
+    }
+    return Start(found, tokenizer, (Weights("", tensors, f"start.model {name}"),))
+
+
+def _kind(spec: ModelSpec) -> str:
+    """What must be the same of a recipe's model and of one that it starts from."""
+    if isinstance(spec.audio, SlapSpec):
+        return f"slap of {spec.audio.depth} x {spec.audio.width}, text {spec.text.kind}"
+    fusion = f"fusion {spec.audio.fusion}" if spec.audio.fusion else "no fusion"
+    return f"{architecture(spec.audio)}, {fusion}, text {spec.text.kind}"
 
 
 def _of_transformers(spec: ModelSpec, text: HfTextSpec, audio: tuple[Weights, ...]) -> Start:
@@ -106,7 +144,8 @@ def _audio(spec: ModelSpec, given: StartSpec) -> tuple[Weights, ...]:
     if any(getattr(found, x, None) != getattr(spec.audio, x, None) for x in told):
         known = ", ".join(f"{x} {getattr(found, x)}" for x in told if hasattr(found, x))
         raise ConfigError(f"start.audio {given.audio}: is another encoder ({known})")
-    kept = {n: t for n, t in tensors.items() if not n.startswith(_OF_TAGGING)}
+    tags = getattr(spec.audio, "classes", None) is not None
+    kept = {n: t for n, t in tensors.items() if tags or not n.startswith(_OF_TAGGING)}
     name = f"start.audio {given.audio}"
     return (Weights("audio.encoder", kept, name, may_lack=_OF_FUSION),)
 

@@ -172,9 +172,9 @@ class WindowTower(nn.Module):
 
     @property
     def at_once(self) -> int:
-        """Tokens in one inference call: a few windows, so that its layers stay in the cache of a
+        """Tokens in one inference call: two windows, so that its layers stay in the cache of a
         core; many on an accelerator."""
-        windows = 4 if self.front_end.window.device.type == "cpu" else 64
+        windows = 2 if self.front_end.window.device.type == "cpu" else 64
         return windows * self.tokens_in(0.0)
 
     def _views(

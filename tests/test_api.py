@@ -387,6 +387,12 @@ def test_ready_tokens_equal_their_text(listener, padded):
         listener.embed_tokens(ids, mask)
 
 
+@pytest.mark.parametrize(("ids", "mask"), [((3,), (3,)), ((2, 3), (1, 3)), ((2, 3), (2, 4))])
+def test_ready_tokens_of_another_shape_are_refused(listener, ids, mask):
+    with pytest.raises(EchoicError, match=r"embed_tokens: ids .* must both be \(B, L\)"):
+        listener.embed_tokens(torch.ones(ids, dtype=torch.int64), torch.ones(mask))
+
+
 def test_what_is_handed_out_may_be_trained_on(listener):
     """Vectors and tokens are ordinary tensors: a probe or a captioner learns from them."""
     ids, mask = torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3)

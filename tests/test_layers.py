@@ -36,7 +36,7 @@ LAYERS = {
     "listening": "towers",
     "api": "hub eval listening",
     "recipes": "model objectives data train",
-    "start": "recipes convert",
+    "start": "recipes convert hub",
     "pretrain": "api start",
     "evaluate": "api",
     "finetune": "pretrain evaluate",

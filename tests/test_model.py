@@ -11,9 +11,10 @@ import torch
 
 from echoic.convert.native import ModelFile, load_model, save_model
 from echoic.encoders.text import HfTextSpec
-from echoic.model import build
+from echoic.model import ModelSpec, build
 from echoic.objectives.task import ContrastiveTask
-from echoic.types import Batch, Ragged
+from echoic.recipes.laion_clap import released_model
+from echoic.types import Batch, ConfigError, Ragged
 from tests.tiny import noise, spec, tokenizer
 
 COMMON = {
@@ -41,6 +42,24 @@ def batch(count: int = 4) -> Batch:
 
 def weights(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize(
+    ("audio", "front_end", "max_s", "wanted"),
+    [
+        ({"kind": "htsat", "window_samples": 960_000}, {}, 20, "window of 2001 frames of 64 mel"),
+        ({"kind": "htsat"}, {"mel_bins": 128}, 10, "HTSAT hears at most 1024 frames, of 64 mel"),
+        ({"kind": "pann"}, {"mel_bins": 31}, 10, "CNN14 hears at least 32 of either"),
+        ({"kind": "pann", "window_samples": 4800}, {}, 0.1, "window of 11 frames"),
+        ({"kind": "pann", "window_samples": 0}, {}, 10, "audio.window_samples: input should be"),
+        ({"kind": "htsat", "mlp_ratio": 0.001}, {}, 10, "mlp_ratio 0.001 of width 96"),
+    ],
+)
+def test_what_an_encoder_cannot_hear_is_told_before_it_is_built(audio, front_end, max_s, wanted):
+    tree = released_model("tiny").model_dump() | {"audio": audio, "max_s": max_s}
+    tree["front_end"] |= front_end
+    with pytest.raises(ConfigError, match=wanted):
+        ModelSpec.parse(tree, where="model")
 
 
 def test_same_seed_same_weights_other_seed_others():

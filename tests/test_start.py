@@ -10,15 +10,17 @@ import torch.distributed as dist
 
 import echoic
 from echoic.convert.laion import to_laion
+from echoic.convert.native import load_model
 from echoic.convert.text import to_published
 from echoic.data.clips import Clip
 from echoic.data.sources import FileSource
 from echoic.encoders.clap_text import ClapTextSpec
+from echoic.encoders.text import HfTextSpec
 from echoic.model import LanguageAudioModel, build
 from echoic.pretrain import make_task, pretrain
 from echoic.recipes.laion_clap import laion_clap
 from echoic.recipes.recipe import DataSpec, Recipe, StartSpec
-from echoic.start import start
+from echoic.start import Start, start
 from echoic.train.loop import RunSpec
 from echoic.train.optim import OptimSpec
 from echoic.types import CheckpointError, ConfigError
@@ -121,6 +123,77 @@ def test_published_encoders_are_taken_and_the_rest_is_fresh(source, tmp_path):
         wanted = given.state_dict()[name] if taken and not kept else fresh[name]
         assert torch.equal(tensor, wanted), name
     assert found.tokenizer(["a dog barks"]) == tokenizer(["a dog barks"])
+
+
+@pytest.mark.parametrize("classes", [None, 5])
+def test_a_tagging_head_is_taken_where_the_model_has_one(source, tmp_path, classes):
+    def tagging(count: int | None) -> Recipe:
+        made = recipe(start=StartSpec(audio=str(tmp_path / "htsat.ckpt")))
+        audio = made.model.audio.model_copy(update={"classes": count})
+        return made.model_copy(update={"model": made.model.model_copy(update={"audio": audio})})
+
+    given = build(tagging(5).model, seed=5)
+    torch.save(to_laion(given), tmp_path / "htsat.ckpt")
+    found = start(tagging(classes), source, tmp_path / "t.json", fresh=True)
+    model = build(found.spec, seed=0)
+    for weights in found.weights:
+        weights.load_into(model)
+    wanted = given.audio.encoder.state_dict()
+    for name, tensor in model.audio.encoder.state_dict().items():
+        assert torch.equal(tensor, wanted[name]), name
+
+
+def test_a_text_encoder_of_transformers_is_named_in_one_place(source, tmp_path):
+    chosen = recipe(start=StartSpec(text="another"))
+    text = HfTextSpec(name="one")
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"text": text})})
+    with pytest.raises(ConfigError, match=r"start\.text another: .* is of kind"):
+        start(chosen, source, tmp_path / "t.json", fresh=True)
+
+
+def test_a_whole_model_is_trained_on(source, tmp_path):
+    """Ours with its tokenizer; LAION's .pt, whose tagging head is left, with a named tokenizer."""
+    begun = recipe(steps=1)
+    made = pretrain(begun, source, tmp_path / "first")
+    on = recipe(start=StartSpec(model=str(made.model_file)))
+    found = start(on, source, tmp_path / "unused.json", fresh=True)
+    given = load_model(made.model_file)
+    assert found.spec == given.model.spec
+    assert found.tokenizer.to_json() == given.tokenizer.to_json()
+    assert same_weights(found, given.model)
+    done = pretrain(on, source, tmp_path / "second")
+    assert done.result.finished
+    # as a .pt with a tagging head and without a tokenizer
+    audio = given.model.spec.audio.model_copy(update={"classes": 7})
+    tagging = build(given.model.spec.model_copy(update={"audio": audio}), seed=0)
+    tagging.load_state_dict({**tagging.state_dict(), **given.model.state_dict()})
+    torch.save({"state_dict": to_laion(tagging)}, tmp_path / "laion.pt")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "tokenizer.json").write_text(given.tokenizer.to_json(), "utf-8")
+    told = StartSpec(model=str(tmp_path / "laion.pt"), text=str(tmp_path / "words"))
+    found = start(recipe(start=told), source, tmp_path / "unused.json", fresh=True)
+    assert found.spec.audio.classes is None
+    assert same_weights(found, given.model)
+    assert not (tmp_path / "unused.json").exists()
+
+
+def same_weights(found: Start, given: LanguageAudioModel) -> bool:
+    model = build(found.spec, seed=9)
+    for weights in found.weights:
+        weights.load_into(model)
+    wanted = given.state_dict()
+    return all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_model_of_another_kind_is_refused(source, tmp_path):
+    made = pretrain(recipe(steps=1), source, tmp_path / "first")
+    on = recipe("fusion", start=StartSpec(model=str(made.model_file)))
+    with pytest.raises(ConfigError, match=r"start\.model .*no fusion.*the recipe is .*aff_2d"):
+        start(on, source, tmp_path / "unused.json", fresh=True)
+    torch.save({"state_dict": to_laion(load_model(made.model_file).model)}, tmp_path / "a.pt")
+    with pytest.raises(ConfigError, match=r"brings no tokenizer; start\.text names one"):
+        start(recipe(start=StartSpec(model=str(tmp_path / "a.pt"))), source, tmp_path / "unused",
+              fresh=True)  # fmt: skip
 
 
 def test_what_does_not_fit_is_one_line(source, tmp_path):

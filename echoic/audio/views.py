@@ -10,10 +10,11 @@ T samples, N frames, F mel bins, chunk: frames in one window.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from echoic.config import Spec
@@ -29,7 +30,7 @@ class FixedWindow(Spec):
     samples pass through 16-bit integers, as they did when LAION's models were trained.
     """
 
-    window_samples: int = 480_000
+    window_samples: Annotated[int, Field(ge=1)] = 480_000
     fill: Fill = "repeatpad"
     int16: bool = True
 

@@ -199,7 +199,8 @@ class CLAP_Module(nn.Module):  # noqa: N801  (upstream's name)
         """Samples (T,) as the front end wants them: filled, and without fusion cut to one window.
         Raises AudioError."""
         if not isinstance(wave, Tensor) or wave.ndim != 1 or not len(wave):
-            told = f"with shape {tuple(wave.shape)}" if isinstance(wave, Tensor) else "none"
+            tensor = isinstance(wave, Tensor)
+            told = f"one of shape {tuple(wave.shape)}" if tensor else f"a {type(wave).__name__}"
             raise AudioError(
                 f"item {index}", f"use_tensor wants tensors (T,) of samples, not {told}"
             )

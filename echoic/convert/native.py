@@ -90,15 +90,17 @@ def unfilled(spec: ModelSpec) -> LanguageAudioModel:
 
 class _Unallocated(TorchFunctionMode):
     """Modules make their weights by torch.empty, and fill them later. To fill what has no memory
-    changes nothing, but would load 70 MB of torch's shape functions."""
+    changes nothing, but would load 70 MB of torch's shape functions; to draw for what has some
+    (made by torch.zeros) would move the global generator."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = dict(kwargs or {})
+        name = getattr(func, "__name__", "")
         if func is torch.empty:
             given["device"] = "meta"
-        elif re.fullmatch(r"[a-z]\w*_", getattr(func, "__name__", "")):  # in place, as normal_ is
+        elif re.fullmatch(r"[a-z]\w*_", name) and name != "requires_grad_":  # it changes values
             tensor = args[0] if args else given["tensor"]  # a method's, or torch.nn.init's
-            if tensor.is_meta:
+            if tensor.is_meta or name.endswith(("normal_", "uniform_")):
                 return tensor
         return func(*args, **given)
 

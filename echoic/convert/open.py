@@ -13,7 +13,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from echoic.convert.huggingface import CONFIG, TOKENIZER, is_huggingface, load_huggingface
+from echoic.convert.huggingface import (
+    CONFIG,
+    PICKLED,
+    TOKENIZER,
+    is_huggingface,
+    load_huggingface,
+)
 from echoic.convert.laion import AUDIO, laion_model
 from echoic.convert.native import FILE_NAME, FORMAT, ModelFile, load_model
 from echoic.convert.torch_file import SUFFIXES, is_pickled, read_state_dict
@@ -58,7 +64,7 @@ def open_model(path: Path) -> ModelFile:
     if header is None and is_pickled(path):
         return _open_laion(path)
     if header is not None and header[0] != FORMAT:
-        if is_huggingface(path.parent):
+        if path.name == FILE_NAME and is_huggingface(path.parent):
             return load_huggingface(path.parent)
         raise CheckpointError(
             f"{path}: a safetensors file, but not a model of echoic's (no {FORMAT} header); it "
@@ -120,6 +126,8 @@ def _safetensors_header(file: Path) -> tuple[str | None, list[str]] | None:
 
 
 def _open_laion(path: Path) -> ModelFile:
+    if path.name == PICKLED and is_huggingface(path.parent):
+        return load_huggingface(path.parent)
     state = read_state_dict(path)
     if not any(name.startswith(AUDIO) for name in state):
         raise CheckpointError(

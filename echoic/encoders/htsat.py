@@ -62,6 +62,8 @@ class HtsatSpec(FixedWindow):
             if heads < 1 or (self.width << stage) % heads:
                 width = self.width << stage
                 raise ValueError(f"stage {stage + 1}: width {width} is not whole heads, {heads}")
+        if int(self.width * self.mlp_ratio) < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio:g} of width {self.width} is none at all")
         return self
 
 

@@ -42,6 +42,11 @@ class PannSpec(FixedWindow):
     classes: Annotated[int, Field(ge=1)] | None = None
     fusion: FusionKind | None = None
 
+    @property
+    def poolings(self) -> int:
+        """How often time and frequency are halved."""
+        return min(len(_WIDTHS[self.layers]), _MOST_POOLINGS)
+
 
 class PannEncoder(nn.Module):
     """Log-mel windows (B, N, F) -> AudioFeatures: tokens (B S, D), clip (B, D), both unprojected.
@@ -53,7 +58,7 @@ class PannEncoder(nn.Module):
         super().__init__()
         widths = _WIDTHS[spec.layers]
         self.spec, self.mel_bins, self.frames, self.frame_s = spec, mel_bins, frames, frame_s
-        self.poolings = min(len(widths), _MOST_POOLINGS)
+        self.poolings = spec.poolings
         self.width, self.repeat = widths[-1], 2**self.poolings
         self.steps = frames // self.repeat
         self.bn0 = nn.BatchNorm2d(mel_bins)

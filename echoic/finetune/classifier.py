@@ -12,7 +12,6 @@ B clips, T samples, D width, C classes.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +26,13 @@ from torch import Tensor, nn
 from echoic.api import EchoicModel
 from echoic.audio.io import AudioLike, load_audio
 from echoic.config import Spec
-from echoic.convert.native import load_strictly
+from echoic.convert.native import load_strictly, replacing
 from echoic.data.labels import PerClip
 from echoic.finetune.vectors import clip_vectors
 from echoic.listening import AudioTower
 from echoic.model import ModelSpec, build
 from echoic.objectives.tagging import HeadKind, make_head
+from echoic.train.process import isolated_rng
 from echoic.types import CheckpointError, ConfigError
 
 FORMAT = "echoic-classifier-1"
@@ -97,11 +97,10 @@ class Classifier:
             "spec": self.spec.model_dump_json(),
             "card": json.dumps(self.card),
         }
-        unfinished = path.with_name(f"{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, unfinished, metadata=header)
-            os.replace(unfinished, path)
+            with replacing(path) as unfinished:
+                save_file(tensors, unfinished, metadata=header)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: the classifier cannot be written ({error})") from None
 
@@ -121,7 +120,8 @@ def load_classifier(path: str | Path, model: EchoicModel | None = None) -> Class
         card = json.loads(header["card"])
     except (KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{file}: its header cannot be read ({error})") from None
-    head = make_head(spec.head, spec.width, len(spec.labels))
+    with isolated_rng():  # what it draws is replaced at once
+        head = make_head(spec.head, spec.width, len(spec.labels))
     load_strictly(head, _below(_HEAD, tensors), str(file))
     return Classifier(spec, _tower(spec, tensors, model, file), head.eval(), card)
 

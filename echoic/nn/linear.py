@@ -52,7 +52,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`F.linear`: x (..., D), weight (E, D), bias (E,) -> (..., E)."""
     if not written_out(x, weight):
         return F.linear(x, weight, bias)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+    learns = x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+    if torch.is_grad_enabled() and learns:
         out: Tensor = _Linear.apply(x, weight, bias)
         return out
     return _product(x, weight, bias)

@@ -52,12 +52,15 @@ class DataSpec(Spec):
 
 
 class StartSpec(Spec):
-    """From which published weights the encoders start; None starts from scratch.
+    """From which published weights a training starts; None starts from scratch.
 
+    model: a whole model to train on, in any form that `echoic.load` opens, by path or name; then
+    `text` is only asked for a tokenizer, and only where the model brings none.
     audio: an HTSAT or Cnn14 checkpoint trained on AudioSet, a path. text: a folder or a Hub name of
     a RoBERTa, BERT or BART, which also brings its tokenizer.
     """
 
+    model: str | None = None
     audio: str | None = None
     text: str | None = None
 

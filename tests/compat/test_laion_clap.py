@@ -336,7 +336,7 @@ def test_what_cannot_be_heard_is_named(loaded, use_tensor):
 
 
 def test_tensors_must_be_tensors(loaded, waves):
-    with pytest.raises(AudioError, match="item 0: use_tensor wants tensors"):
+    with pytest.raises(AudioError, match=r"item 0: use_tensor wants tensors .*a ndarray"):
         loaded().get_audio_embedding_from_data(waves[:1], use_tensor=True)
 
 

@@ -274,6 +274,8 @@ def test_a_pickled_folder_is_read_too(tmp_path, folders):
     one, other = open_model(to), open_model(folder)
     assert one.model.space_id() == other.model.space_id()
     assert one.card["source"]["file"] == "p/pytorch_model.bin"
+    named = open_model(to / "pytorch_model.bin")  # with its folder around it: all of it
+    assert named.model.space_id() == one.model.space_id()
 
 
 def test_the_configuration_adds_what_tensors_cannot_say(tmp_path, folders):
@@ -375,6 +377,10 @@ def test_a_folder_that_is_not_whole_is_told(tmp_path, folders):
 def test_its_weights_alone_are_known_for_what_they_are(tmp_path, folders):
     folder, _ = folders[False]
     inside = open_model(folder / "model.safetensors")  # with its folder around it: all of it
+    other = with_changes(folder, tmp_path / "more") / "adapter.safetensors"
+    save_file({"adapter.weight": torch.zeros(2)}, other)
+    with pytest.raises(CheckpointError, match=r"adapter\.safetensors: .* not a model of echoic's"):
+        open_model(other)
     assert inside.card["source"]["kind"] == "huggingface"
     (tmp_path / "m.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
     assert "LAION-CLAP as transformers has it, without its config.json" in refusal(

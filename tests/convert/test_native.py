@@ -24,6 +24,7 @@ from echoic.convert.native import (
 )
 from echoic.model import build
 from echoic.types import CheckpointError
+from tests.convert.published import TINY, model
 from tests.tiny import SENTENCES, content
 
 CARD = {"recipe": "tiny", "figures": {"R@1": 0.5, "lr": 1e-4}, "note": "naïve 🌧️", "none": None}
@@ -223,6 +224,17 @@ def test_a_model_file_in_half_precision_is_heard_in_full(file, tmp_path):
     again = load_model(rewritten(file, tmp_path / "m", halves))
     assert {p.dtype for p in again.model.parameters()} == {torch.float32}
     assert isinstance(again, ModelFile)
+
+
+def test_a_loaded_model_learns_what_a_built_one_does(tmp_path):
+    made = model(TINY.model_copy(update={"fusion": "iaff_2d"}))
+    save_model(tmp_path / "m.safetensors", ModelFile(made))
+    before = torch.random.get_rng_state()
+    again = load_model(tmp_path / "m.safetensors").model
+    assert torch.equal(torch.random.get_rng_state(), before)  # HTSAT's bias tables have memory
+    wanted = {name: p.requires_grad for name, p in made.named_parameters()}
+    assert {name: p.requires_grad for name, p in again.named_parameters()} == wanted
+    assert not all(wanted.values())  # iAFF's unused part stands still
 
 
 def test_others_may_read_the_file_where_the_umask_allows(tmp_path):

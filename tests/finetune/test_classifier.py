@@ -37,6 +37,14 @@ def test_a_file_gives_back_what_was_saved(model, tmp_path, tuned):
     assert {path.name for path in tmp_path.iterdir()} == {"classifier.safetensors"}
 
 
+@pytest.mark.parametrize("tuned", [False, True])
+def test_reading_moves_no_global_generator(model, tmp_path, tuned):
+    classifier(model, tuned=tuned).save(tmp_path / "classifier.safetensors")
+    before = torch.random.get_rng_state()
+    load_classifier(tmp_path, model)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_items_are_whatever_can_be_heard(model, tmp_path):
     made = classifier(model, per_clip="many")
     path = on_disk.write_tone(tmp_path / "a.wav", 300)
@@ -59,5 +67,14 @@ def test_what_is_no_classifier_is_refused(model, tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(model, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be written"):
-        classifier(model).save(tmp_path / "file" / "c.safetensors")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "c.safetensors", tmp_path / "folder"):
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            classifier(model).save(path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_others_may_read_the_file_where_the_umask_allows(model, tmp_path):
+    classifier(model).save(tmp_path / "c.safetensors")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "c.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -64,6 +64,17 @@ def test_half_frozen_mlp_trains_the_other_half(frozen, made):
     }
 
 
+def test_a_bias_learns_alone(made):
+    mlp = GeluMlp(width=6, hidden=8).requires_grad_(False)
+    mlp.fc1.bias.requires_grad_()
+    x = made(4, 6)
+    mlp(x).square().sum().backward()
+    bias = mlp.fc1.bias.detach().clone().requires_grad_()
+    hidden = F.gelu(F.linear(x, mlp.fc1.weight, bias))
+    F.linear(hidden, mlp.fc2.weight, mlp.fc2.bias).square().sum().backward()
+    torch.testing.assert_close(mlp.fc1.bias.grad, bias.grad, rtol=1e-4, atol=1e-4)
+
+
 def test_dropout_is_in_training_only(made):
     mlp = GeluMlp(width=6, hidden=8, dropout=0.5)
     x = made(64, 6)
