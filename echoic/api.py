@@ -219,12 +219,11 @@ class EchoicModel:
 
     @cached_property
     def _sentences(self) -> SentenceEncoder | None:
-        spec = self.network.spec
+        spec, given = self.network.spec, self._given_sentences
         named = spec.text.encoder if isinstance(spec.text, SentenceTextSpec) else None
-        there = named is not None and (is_own(named) or is_local(named))
-        if self._given_sentences is None and named is not None and there:
+        if given is None and named is not None and (is_own(named) or is_local(named)):
             return _sentences(spec, named, str(self.device))
-        return self._given_sentences
+        return given
 
     @property
     def reads(self) -> Literal["words", "ids", "nothing"]:

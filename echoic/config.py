@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -142,6 +142,13 @@ def _assign(tree: dict[str, Any], path: str, value: Any, *, new_key: bool) -> No
             node[key] = value
         else:
             node = node[key]
+
+
+def close_to(asked: str, known: Iterable[str]) -> str:
+    """For an error on a name that is none of those known: the nearest, else all of them."""
+    names = list(known)
+    close = difflib.get_close_matches(asked, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
 
 
 def _unknown(node: Any, path: str, depth: int) -> str:

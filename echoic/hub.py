@@ -26,6 +26,7 @@ from echoic.convert.known import KnownModel, known_model
 from echoic.convert.native import FILE_NAME
 from echoic.convert.open import model_in
 from echoic.convert.torch_file import SUFFIXES
+from echoic.encoders.published import hub_file
 from echoic.types import CheckpointError, first_line
 
 log = logging.getLogger("echoic.hub")
@@ -101,13 +102,8 @@ def _known(model: KnownModel, asked: str, revision: str) -> Path:
         )
     if model.file is None:
         return _repository(model.repo, asked, revision)
-    # of one file too: hf_hub_download tries for half a minute where there is no network
-    from huggingface_hub import snapshot_download
-
     with _told(asked):
-        wanted = [model.file]
-        folder = snapshot_download(model.repo, revision=revision or None, allow_patterns=wanted)
-        return Path(folder, model.file)
+        return hub_file(model.repo, model.file, revision)
 
 
 def _repository(repo: str, asked: str, revision: str) -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from torch import Tensor
 
@@ -20,6 +21,18 @@ from echoic.types import Batch, ConfigError
 FOLDER = "sentences"
 
 
+class StoredSentences:
+    """A store as a sentence encoder of the captions that it holds."""
+
+    def __init__(self, store: SentenceStore) -> None:
+        self.name, self.settings, self.width = store.encoder, store.settings, store.width
+        self._store = store
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """(n, E) float32. Raises DataError on a caption that has no vector."""
+        return self._store.vectors(torch.tensor([row for (row,) in self._store.tokenize(texts)]))
+
+
 @dataclass(frozen=True)
 class Reading:
     """tokenizer: of a model that reads words. store: of one that reads vectors. Neither: sound
@@ -32,6 +45,10 @@ class Reading:
     def tokenize(self) -> Callable[[list[str]], list[list[int]]] | None:
         """What the loader makes of captions: token ids, or the one row of each in the store."""
         return self.store.tokenize if self.store is not None else self.tokenizer
+
+    @property
+    def encoder(self) -> StoredSentences | None:
+        return StoredSentences(self.store) if self.store is not None else None
 
     @property
     def sentences(self) -> Callable[[Batch], Tensor] | None:

@@ -18,9 +18,9 @@ from echoic.convert.laion import architecture, audio_init, in_words
 from echoic.convert.native import load_strictly
 from echoic.convert.open import open_model, with_tokenizer
 from echoic.convert.text import published_weights
-from echoic.data.clips import Source, heard_or_noted
+from echoic.data.clips import LONG_S, Source, heard_or_noted
 from echoic.encoders.clap_text import ClapTextSpec
-from echoic.encoders.m2d import M2dSpec, lengthened_positions
+from echoic.encoders.m2d import M2dSpec, for_window
 from echoic.encoders.slap import SlapSpec
 from echoic.encoders.text import HfTextSpec, SmallTextSpec, published_text
 from echoic.encoders.tokenizer import TextTokenizer
@@ -30,7 +30,6 @@ from echoic.recipes.recipe import Recipe, StartSpec
 from echoic.towers import M2dTower, SentenceTextSpec
 from echoic.types import CheckpointError, ConfigError, DataError
 
-_LONG_S = 60.0
 # What a checkpoint trained on AudioSet has not, or a model that starts from it need not have.
 _OF_FUSION = (
     "mel_conv1d.",
@@ -188,13 +187,11 @@ def _of_encoder(spec: ModelSpec, name: str) -> tuple[ModelSpec, tuple[Weights, .
     if not isinstance(tower, M2dTower) or not isinstance(spec.audio, M2dSpec):
         kinds = f"is {_kind(network.spec)}; the recipe is {_kind(spec)}"
         raise ConfigError(f"{where}: {kinds}: both must be M2D")
+    found, tensors = tower.spec, dict(tower.encoder.state_dict())
+    if longer := for_window(tower.encoder, spec.audio.frames):
+        found, tensors["pos_embed"] = longer
     head = spec.audio.model_dump(include={"projector", "projector_depth", "projector_mlp_ratio"})
-    audio = tower.spec.model_copy(update={**head, "classes": None})
-    tensors = dict(tower.encoder.state_dict())
-    longer = audio.model_copy(update={"frames": spec.audio.frames, "positions": "stored"})
-    if longer.columns > audio.columns:
-        audio, rows = longer, tower.encoder.rows
-        tensors["pos_embed"] = lengthened_positions(tower.encoder.pos_embed, rows, longer.columns)
+    audio = found.model_copy(update={**head, "classes": None})
     parts: dict[str, object] = {
         "audio": audio.model_dump(),
         "front_end": network.spec.front_end.model_dump(),
@@ -229,7 +226,7 @@ def _statistics(recipe: Recipe, source: Source) -> dict[str, float]:
     count, total, squares = 0, 0.0, 0.0
     for i in draw.choice(len(source.clips), wanted, replace=False).tolist():
         duration_s, window_s = source.clips[i].duration_s or 0.0, None
-        if duration_s > max(_LONG_S, recipe.data.max_s):  # hours need not be decoded for seconds
+        if duration_s > max(LONG_S, recipe.data.max_s):
             window_s = (draw.uniform(0, duration_s - recipe.data.max_s), recipe.data.max_s)
         wave = heard_or_noted(source, i, spec.rate_hz, {}, window_s=window_s)
         if wave is None:

@@ -14,7 +14,6 @@ B clips, T samples, N frames, C columns of all clips, E width of the features.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from echoic.convert.native import read_tensors
 from echoic.convert.open import open_model
 from echoic.convert.torch_file import read_state_dict
-from echoic.encoders.published import published_file, without_bar
+from echoic.encoders.published import published_file, published_json, without_bar
 from echoic.hub import find_model
 from echoic.objectives.masked_duo import at_columns
 from echoic.towers import M2dTower
@@ -112,7 +111,7 @@ class HubertTeacher:
             raise ConfigError(
                 f"teacher {name}: has no layer {layer}, but 1 to {config.num_hidden_layers}"
             )
-        hears = _json(name, "preprocessor_config.json")
+        hears = published_json(name, "preprocessor_config.json")
         _check_rate(name, hears.get("sampling_rate", 16_000), student)
         self._normalise = bool(hears.get("do_normalize", True))
         self._at_once_samples = round(_AT_ONCE_S * student.rate_hz)
@@ -165,7 +164,7 @@ def _hubert(name: str) -> Any:
         import transformers
     except ImportError:
         raise ConfigError(f'teacher {name}: needs transformers: pip install "echoic[hf]"') from None
-    told = _json(name, "config.json")
+    told = published_json(name, "config.json")
     if (kind := told.get("model_type")) != "hubert":
         raise CheckpointError(f"teacher {name}: a model of kind {kind}, not a HuBERT")
     file = published_file(name, "model.safetensors", "pytorch_model.bin")
@@ -183,16 +182,6 @@ def _hubert(name: str) -> Any:
     if lacking := sorted(set(found["missing_keys"]) - {"masked_spec_embed"}):
         raise CheckpointError(f"teacher {name}: its weights lack {', '.join(lacking[:5])}")
     return model.float()
-
-
-def _json(name: str, file: str) -> dict[str, Any]:
-    """A file of that folder or Hub name. Raises CheckpointError."""
-    found = published_file(name, file)
-    try:
-        told: dict[str, Any] = json.loads(found.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{found}: not readable as JSON ({first_line(error)})") from None
-    return told
 
 
 def _geometry(kernels: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:

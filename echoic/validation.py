@@ -1,7 +1,7 @@
 """What a training measures on held-out clips as it goes: retrieval both ways, or, of a model of
 sound alone, the loss that it learns by.
 
-N clips, D width, E width of a sentence's vector.
+N clips, T samples.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from echoic.api import EchoicModel
 from echoic.convert.native import ModelFile
@@ -59,22 +58,12 @@ def retrieval_on(
     captions: Sequence[Sequence[str]],
 ) -> Mapping[str, float]:
     """Both ways; captions: of each wave."""
-    listener = EchoicModel(ModelFile(network, reading.tokenizer))
+    listener = EchoicModel(ModelFile(network, reading.tokenizer), sentences=reading.encoder)
     audio = listener.embed_audio(waves)
-    flat = [caption for row in captions for caption in row]
-    text = listener.embed_text(flat) if reading.store is None else _read(network, reading, flat)
+    text = listener.embed_text([caption for row in captions for caption in row])
     owner = np.repeat(np.arange(len(captions)), [len(row) for row in captions])
     metrics = retrieval_metrics(audio.numpy(), text.numpy(), owner)
     return {name: float(value) for name, value in metrics.items()}
-
-
-@torch.no_grad()
-def _read(network: LanguageAudioModel, reading: Reading, captions: list[str]) -> Tensor:
-    """(n, D) unit vectors of what the store holds."""
-    assert reading.store is not None
-    rows = torch.tensor([row for (row,) in reading.store.tokenize(captions)])
-    vectors = reading.store.vectors(rows).to(network.logit_scale.device)
-    return F.normalize(network.project_sentence(vectors).float(), dim=-1).cpu()
 
 
 @torch.no_grad()

@@ -25,11 +25,13 @@ from echoic.cli.common import (
     TagColumn,
     available_cpus,
     emit,
+    program,
     say,
     use_cpu,
     wrong,
 )
 from echoic.cli.sentences import check_store, embed_captions
+from echoic.cli.tasks import check_folder, tasks
 
 if TYPE_CHECKING:
     from echoic.data.clips import Source
@@ -60,7 +62,9 @@ def add_to(app: typer.Typer) -> None:
     group.command(epilog=example)(keywords)
     example = "Example: echoic data embed-captions my.csv --encoder thenlper/gte-base --out vectors"
     group.command(epilog=example)(embed_captions)
-    group.command(epilog="Example: echoic data check my.csv")(check)
+    group.command(epilog="Example: echoic data tasks")(tasks)
+    example = "Example: echoic data check my.csv, or: echoic data check esc50 ~/ESC-50-master"
+    group.command(epilog=example)(check)
     app.add_typer(group, name="data", rich_help_panel=PANEL)
 
 
@@ -243,13 +247,16 @@ def _captioned(summary: KeywordSummary, source: Path, as_json: bool) -> None:
 
 def check(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards; or the vectors of "
-            "embed-captions.",
+            help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards; the vectors of "
+            "embed-captions; or a task's name (echoic data tasks).",
             show_default=False,
         ),
     ],
+    folder: Annotated[
+        Path | None, typer.Argument(help="Of a task: the folder of its data.", show_default=False)
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that decode audio.")] = 2,
     as_json: JsonOption = False,
     audio_dir: AudioDir = None,
@@ -257,14 +264,28 @@ def check(
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
 ) -> None:
-    """Open a source as a training would, decode every clip to its end, and tell what is wrong."""
-    from echoic.data.sentences import STORE
+    """Open a source as a training would, decode every clip to its end, and tell what is wrong.
 
-    if (path / STORE).is_file():
-        check_store(path, as_json)
+    With a task's name and a folder: say which of its lists and clips are there, and what is
+    missing; no audio is decoded.
+    """
+    from echoic.data.sentences import STORE
+    from echoic.data.tasks import TASKS
+
+    if folder is not None:
+        check_folder(path, folder, as_json)
+        return
+    place = Path(path)
+    if path in TASKS and not place.exists():
+        raise wrong(
+            f"{path}: to check a task, give the folder of its data: "
+            f"{program()} data check {path} FOLDER"
+        )
+    if (place / STORE).is_file():
+        check_store(place, as_json)
         return
     table = TableOptions(audio_dir, file_column, caption_column, tag_column)
-    source, problems = _opened(path, table)
+    source, problems = _opened(place, table)
     bad = _bad_clips(source, threads)
     found = {"path": str(path), **_facts(source, bad), "problems": problems, "bad": bad}
     if as_json:

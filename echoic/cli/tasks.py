@@ -4,24 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from echoic.cli import data
-from echoic.cli.common import (
-    AudioDir,
-    CaptionColumn,
-    FileColumn,
-    JsonOption,
-    TagColumn,
-    emit,
-    plain_table,
-    program,
-    say,
-    show,
-    wrong,
-)
+from echoic.cli.common import JsonOption, emit, plain_table, say, show, wrong
 
 if TYPE_CHECKING:
     from echoic.api import EchoicModel
@@ -32,15 +17,6 @@ if TYPE_CHECKING:
 class Protocol(StrEnum):
     linear = "linear"
     zero_shot = "zero_shot"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Into the group that `data` made; its `check` learns to look at a task's folder too."""
-    group = next(each.typer_instance for each in app.registered_groups if each.name == "data")
-    assert group is not None
-    group.command(epilog="Example: echoic data tasks")(tasks)
-    example = "Example: echoic data check my.csv, or: echoic data check esc50 ~/ESC-50-master"
-    group.command(epilog=example)(check)
 
 
 def tasks(as_json: JsonOption = False) -> None:
@@ -77,46 +53,15 @@ def tasks(as_json: JsonOption = False) -> None:
                 print(f"{'':9} {line}")
 
 
-def check(
-    path: Annotated[
-        str,
-        typer.Argument(
-            help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards; or a task's name "
-            "(echoic data tasks).",
-            show_default=False,
-        ),
-    ],
-    folder: Annotated[
-        Path | None, typer.Argument(help="Of a task: the folder of its data.", show_default=False)
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads that decode audio.")] = 2,
-    as_json: JsonOption = False,
-    audio_dir: AudioDir = None,
-    file_column: FileColumn = None,
-    caption_column: CaptionColumn = None,
-    tag_column: TagColumn = None,
-) -> None:
-    """Open a source as a training would, decode every clip to its end, and tell what is wrong.
-
-    With a task's name and a folder: say which of its lists and clips are there, and what is
-    missing; no audio is decoded.
-    """
-    from echoic.data.tasks import TASKS
-
-    if folder is None and path in TASKS and not Path(path).exists():
-        raise wrong(
-            f"{path}: to check a task, give the folder of its data: "
-            f"{program()} data check {path} FOLDER"
-        )
-    if folder is None:
-        data.check(Path(path), threads, as_json, audio_dir, file_column, caption_column, tag_column)
-        return
+def check_folder(name: str, folder: Path, as_json: bool) -> None:
+    """Say which lists and clips of a task are in the folder, and what is missing. Raises
+    EchoicError."""
     from echoic.data.tasks import check_task
 
-    found = check_task(path, folder)
+    found = check_task(name, folder)
     emit(found.to_json()) if as_json else _tell(found)
     if not found.ok:
-        raise wrong(f"{folder}: not {path} as published: {'; '.join(found.problems)}")
+        raise wrong(f"{folder}: not {name} as published: {'; '.join(found.problems)}")
 
 
 def _tell(found: TaskCheck) -> None:

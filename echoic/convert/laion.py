@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from echoic.audio.frontend import FrontEndSpec, laion_htk, laion_slaney, mel_filters
 from echoic.convert.native import give, require_fit, unfilled
+from echoic.convert.shapes import numbers_in, shape_of
 from echoic.convert.text import from_published, spec_of_text, to_published
 from echoic.convert.torch_file import read_state_dict
 from echoic.encoders.clap_text import ClapTextKind, ClapTextSpec
@@ -198,7 +199,7 @@ def _spec(state: Mapping[str, Tensor], kept: Mapping[str, Tensor], text: ClapTex
         "front_end": front_end.model_dump(),
         "audio": {**audio.model_dump(), "window_samples": window_samples},
         "text": text.model_dump(),
-        "embed_dim": _shape(kept, "audio_projection.2.weight", 2)[0],
+        "embed_dim": shape_of(kept, "audio_projection.2.weight", 2)[0],
         "max_s": window_samples / front_end.rate_hz,
     }
     return ModelSpec.parse(tree, where=READ)
@@ -210,14 +211,14 @@ def audio_spec(tensors: Mapping[str, Tensor], **known: Any) -> HtsatSpec | PannS
     fusion = _fusion(tensors)
     tree: dict[str, Any]
     if "patch_embed.proj.weight" in tensors:
-        width = _shape(tensors, "patch_embed.proj.weight", 4)[0]
+        width = shape_of(tensors, "patch_embed.proj.weight", 4)[0]
         depths, heads = _stages(tensors)
-        hidden = _shape(tensors, "layers.0.blocks.0.mlp.fc1.weight", 2)[0]
+        hidden = shape_of(tensors, "layers.0.blocks.0.mlp.fc1.weight", 2)[0]
         tree = {"width": width, "depths": depths, "heads": heads, "mlp_ratio": hidden / width}
         tree |= {"classes": _classes(tensors, "tscam_conv.weight", 4), "fusion": fusion, **known}
         return HtsatSpec.parse(tree, where=READ)
     if "conv_block1.conv1.weight" in tensors:
-        blocks = len(_numbers(r"conv_block(\d+)\.", tensors))
+        blocks = len(numbers_in(r"conv_block(\d+)\.", tensors))
         tree = {"layers": {4: 6, 5: 10, 6: 14}.get(blocks, blocks), "fusion": fusion}
         tree |= {"classes": _classes(tensors, "fc_audioset.weight", 2), **known}
         return PannSpec.parse(tree, where=READ)
@@ -227,16 +228,16 @@ def audio_spec(tensors: Mapping[str, Tensor], **known: Any) -> HtsatSpec | PannS
 
 
 def _classes(tensors: Mapping[str, Tensor], head: str, dimensions: int) -> int | None:
-    return _shape(tensors, head, dimensions)[0] if head in tensors else None
+    return shape_of(tensors, head, dimensions)[0] if head in tensors else None
 
 
 def _stages(tensors: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
     """HTSAT's blocks and heads per stage."""
     depths, heads = [], []
-    for stage in range(len(_numbers(r"layers\.(\d+)\.", tensors))):
-        depths.append(len(_numbers(rf"layers\.{stage}\.blocks\.(\d+)\.", tensors)))
+    for stage in range(len(numbers_in(r"layers\.(\d+)\.", tensors))):
+        depths.append(len(numbers_in(rf"layers\.{stage}\.blocks\.(\d+)\.", tensors)))
         table = f"layers.{stage}.blocks.0.attn.relative_position_bias_table"
-        heads.append(_shape(tensors, table, 2)[1])
+        heads.append(shape_of(tensors, table, 2)[1])
     return depths, heads
 
 
@@ -258,7 +259,7 @@ def _front_end(state: Mapping[str, Tensor], *, fused: bool) -> tuple[FrontEndSpe
     with fusion too, where the data code made another; it tells the band in either case."""
     kernel = f"{AUDIO}spectrogram_extractor.stft.conv_real.weight"
     bank = state.get(f"{AUDIO}logmel_extractor.melW")
-    n_fft = _shape(state, kernel, 3)[-1] if kernel in state else 1024
+    n_fft = shape_of(state, kernel, 3)[-1] if kernel in state else 1024
     for fmax_hz, hop_samples, window_samples in (
         (14_000, 480, 480_000), (18_000, 480, 480_000), (8_000, 360, 960_000),
     ):  # fmt: skip
@@ -279,27 +280,13 @@ def _same_bank(bank: Tensor, spec: FrontEndSpec) -> bool:
 
 def _text_kind(state: Mapping[str, Tensor]) -> ClapTextKind:
     if f"{TEXT}embeddings.word_embeddings.weight" in state:
-        types = _shape(state, f"{TEXT}embeddings.token_type_embeddings.weight", 2)[0]
+        types = shape_of(state, f"{TEXT}embeddings.token_type_embeddings.weight", 2)[0]
         return "bert" if types == 2 else "roberta"
     if f"{TEXT}encoder.embed_tokens.weight" in state:
         return "bart"
     if "token_embedding.weight" in state:
         return "clip"
     raise CheckpointError(f"has no text encoder known ({', '.join(get_args(ClapTextKind))})")
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"{name} is missing")
-    shape = tuple(tensors[name].shape)
-    if len(shape) != dimensions or 0 in shape:
-        raise CheckpointError(f"{name} is {shape}, wanted {dimensions} dimensions")
-    return shape
-
-
-def _numbers(pattern: str, names: Iterable[str]) -> set[str]:
-    """The numbers that follow a name: how many there are, however they are counted."""
-    return {match[1] for match in map(re.compile(pattern).match, names) if match}
 
 
 # -- the report ----------------------------------------------------------------------------------

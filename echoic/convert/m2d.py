@@ -27,6 +27,7 @@ from torch import Tensor
 from echoic.audio.frontend import FrontEndSpec, m2d, mel_filters
 from echoic.convert.known import M2D_LICENCE
 from echoic.convert.native import give, require_fit, unfilled
+from echoic.convert.shapes import depth_of, shape_of
 from echoic.convert.text import from_published, spec_of_text
 from echoic.encoders.clap_text import ClapTextSpec
 from echoic.encoders.m2d import M2dSpec, fresh_positions
@@ -216,7 +217,7 @@ def _spec(
     audio = _audio(kept, grid, frames)
     embed_dim = grid.rows * audio.width if audio.projector is None else audio.width
     if audio.projector == "mlp":
-        embed_dim = _shape(kept, "audio_proj.2.weight", 2)[0]
+        embed_dim = shape_of(kept, "audio_proj.2.weight", 2)[0]
     text = _text(kept, audio, embed_dim, named.letter if named else None)
     if isinstance(text, SentenceTextSpec):
         which = f": {text.encoder}" if text.encoder else f", of {text.width} values"
@@ -248,8 +249,8 @@ class _Grid:
 
 def _grid(kept: Mapping[str, Tensor]) -> _Grid:
     mel_bins = m2d().mel_bins
-    _, channels, patch_bins, patch_frames = _shape(kept, "patch_embed.proj.weight", 4)
-    places = _shape(kept, "pos_embed", 3)[1] - 1
+    _, channels, patch_bins, patch_frames = shape_of(kept, "patch_embed.proj.weight", 4)
+    places = shape_of(kept, "pos_embed", 3)[1] - 1
     if channels != 1 or mel_bins % patch_bins:
         raise CheckpointError(
             f"patch_embed.proj.weight takes {patch_bins} mel bins of {channels} channels; M2D's "
@@ -311,7 +312,7 @@ def _front_end(
         told = f"{front_end.mean:g} and {front_end.std:g}"
         notes.append(f"normalisation: {told}, of the models whose files have no norm_stats")
         return front_end, notes
-    (count,) = _shape(kept, "norm_stats", 1)
+    (count,) = shape_of(kept, "norm_stats", 1)
     stats = [float(value) for value in kept["norm_stats"]]
     if count != 2 or not all(map(math.isfinite, stats)) or stats[1] <= 0:
         raise CheckpointError(f"norm_stats is {stats}, not a mean and a deviation")
@@ -336,25 +337,25 @@ def _same(found: Tensor, ours: Tensor, *, rtol: float, atol: float) -> bool:
 
 
 def _audio(kept: Mapping[str, Tensor], grid: _Grid, frames: int) -> M2dSpec:
-    width = _shape(kept, "patch_embed.proj.weight", 4)[0]
+    width = shape_of(kept, "patch_embed.proj.weight", 4)[0]
     heads, rest = divmod(width, HEAD_WIDTH)
     if rest:
         raise CheckpointError(f"width {width} is not whole heads of {HEAD_WIDTH}")
     head = "head.mlp.mlp.0.weight"
     tree = {
         "width": width,
-        "depth": _depth("blocks.", kept),
+        "depth": depth_of("blocks.", kept),
         "heads": heads,
-        "mlp_ratio": _shape(kept, "blocks.0.mlp.fc1.weight", 2)[0] / width,
+        "mlp_ratio": shape_of(kept, "blocks.0.mlp.fc1.weight", 2)[0] / width,
         "frames": frames,
         "patch_frames": grid.patch_frames,
         "patch_bins": grid.patch_bins,
-        "classes": _shape(kept, head, 2)[0] if head in kept else None,
+        "classes": shape_of(kept, head, 2)[0] if head in kept else None,
         "positions": "stored",
     }
     if any(name.startswith("audio_proj.sem_") for name in kept):
-        hidden = _shape(kept, "audio_proj.sem_blocks.0.mlp.fc1.weight", 2)[0]
-        tree |= {"projector": "tokens", "projector_depth": _depth("audio_proj.sem_blocks.", kept)}
+        hidden = shape_of(kept, "audio_proj.sem_blocks.0.mlp.fc1.weight", 2)[0]
+        tree |= {"projector": "tokens", "projector_depth": depth_of("audio_proj.sem_blocks.", kept)}
         tree |= {"projector_mlp_ratio": hidden / width}
     elif any(name.startswith("audio_proj.") for name in kept):
         tree |= {"projector": "mlp"}
@@ -370,14 +371,14 @@ def _text(
     """None: an encoder alone, or one of 2025 that was tuned further without its text side."""
     pool, tensors = _text_encoder(kept)
     if pool is not None:
-        positions = _shape(tensors, "embeddings.position_embeddings.weight", 2)[0]
+        positions = shape_of(tensors, "embeddings.position_embeddings.weight", 2)[0]
         known = {"pool": pool, "projection": "none", "max_tokens": positions}
         return spec_of_text("bert", tensors, **known)
     projection, width = "none", embed_dim
     if "text_proj.weight" in kept:
-        projection, width = "linear", _shape(kept, "text_proj.weight", 2)[1]
+        projection, width = "linear", shape_of(kept, "text_proj.weight", 2)[1]
     elif "text_proj.0.weight" in kept:
-        projection, width = "mlp", _shape(kept, "text_proj.0.weight", 2)[1]
+        projection, width = "mlp", shape_of(kept, "text_proj.0.weight", 2)[1]
     elif audio.projector is None or (audio.projector == "tokens" and letter is None):
         return None
     fitting = [e for (x, w), e in _SENTENCES.items() if w == width and letter in (x, None)]
@@ -397,17 +398,3 @@ def _text_encoder(kept: Mapping[str, Tensor]) -> tuple[str | None, dict[str, Ten
         if len(tensors) == len(inside) and types is not None and len(types) == 2:
             return pool, tensors
     raise CheckpointError(f"its text encoder is not a BERT (text_encoder.{min(inside)})")
-
-
-def _depth(blocks: str, names: Mapping[str, Tensor]) -> int:
-    number = re.compile(re.escape(blocks) + r"(\d+)\.")
-    return max(1, len({match[1] for match in map(number.match, names) if match}))
-
-
-def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[int, ...]:
-    if name not in tensors:
-        raise CheckpointError(f"{name} is missing")
-    shape = tuple(tensors[name].shape)
-    if len(shape) != dimensions or 0 in shape:
-        raise CheckpointError(f"{name} is {shape}, wanted {dimensions} dimensions")
-    return shape

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from echoic.convert.shapes import depth_of
 from echoic.encoders.clap_text import ClapTextKind, ClapTextSpec, first_position
 from echoic.encoders.published import published_file
 from echoic.types import CheckpointError, EchoicError
@@ -115,7 +116,7 @@ def from_published(
 
 def to_published(kind: ClapTextKind, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The inverse: our tensors under the published names. Raises CheckpointError as above."""
-    names = _names(kind, _depth("blocks.", tensors))
+    names = _names(kind, depth_of("blocks.", tensors))
     _complain(kind, missing=names.keys() - tensors.keys(), unknown=tensors.keys() - names.keys())
     return {
         theirs: part
@@ -184,13 +185,6 @@ def _ends(part: str) -> tuple[str, ...]:
     return (".weight",) if part in _TABLES else (".weight", ".bias")
 
 
-def _depth(blocks: str, names: Iterable[str]) -> int:
-    """How many blocks there are; where there is none, or a number is left out, names are
-    missing."""
-    number = re.compile(re.escape(blocks) + r"(\d+)\.")
-    return max(1, len({match[1] for match in map(number.match, names) if match}))
-
-
 def _complain(kind: str, *, missing: Collection[str], unknown: Collection[str]) -> None:
     wrong = sorted(f"{name} is missing" for name in missing)
     wrong += sorted(f"{name} is unknown" for name in unknown)
@@ -212,7 +206,7 @@ def _ours(
     pool: str = "pooler",
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Our tensors, and those of `may_lack` that are not given: all of them, or none."""
-    names, ignored = _names(kind, _depth(_KINDS[kind].blocks, tensors)), _KINDS[kind].ignored
+    names, ignored = _names(kind, depth_of(_KINDS[kind].blocks, tensors)), _KINDS[kind].ignored
     if pool != "pooler":
         names = {ours: several for ours, several in names.items() if ours not in _POOLER}
         ignored += r"|pooler\..*"
@@ -254,7 +248,7 @@ def _spec(kind: ClapTextKind, ours: Mapping[str, Tensor], known: Mapping[str, An
         "vocab": vocab,
         "positions": positions,
         "width": width,
-        "depth": _depth("blocks.", ours),
+        "depth": depth_of("blocks.", ours),
         "heads": max(1, width // 64),
         "hidden": _shape(ours, "blocks.0.fc1.weight")[0],
         "types": _shape(ours, types)[0] if types in ours else 0,

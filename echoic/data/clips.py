@@ -56,6 +56,9 @@ class WindowedSource(Protocol):
         ...
 
 
+LONG_S = 60.0  # of a clip known to be longer, what needs a part does not decode the whole
+
+
 def read_window(
     source: Source, i: int, rate_hz: int, start_s: float, duration_s: float
 ) -> np.ndarray:

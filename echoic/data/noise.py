@@ -13,12 +13,11 @@ from threading import Lock
 
 import numpy as np
 
-from echoic.data.clips import Source, check_audio, read_window
+from echoic.data.clips import LONG_S, Source, check_audio, read_window
 from echoic.types import AudioError, DataError
 
 log = logging.getLogger("echoic.data")
 
-_LONG_S = 60.0  # of a longer clip, only what is wanted is decoded
 _TRIED = 50
 _NOISE = 0x6E6F697365  # a stream of draws of its own, whoever else draws from the same seed
 
@@ -69,7 +68,7 @@ class Noise:
         """At most so many samples of clip i, (T,). place: from 0, at its start, to 1, at its end.
         Raises AudioError."""
         clip, wanted_s = self.source.clips[i], samples / self.rate_hz
-        if clip.duration_s is not None and clip.duration_s > max(_LONG_S, wanted_s):
+        if clip.duration_s is not None and clip.duration_s > max(LONG_S, wanted_s):
             start_s = place * (clip.duration_s - wanted_s)
             audio = read_window(self.source, i, self.rate_hz, start_s, wanted_s)
             check_audio(clip.key, audio)

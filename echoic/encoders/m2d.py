@@ -310,6 +310,15 @@ def lengthened_positions(table: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([first, grid.flatten(2).transpose(1, 2)], 1)
 
 
+def for_window(encoder: M2dEncoder, frames: int) -> tuple[M2dSpec, Tensor] | None:
+    """The description and the positions of that encoder for a window of so many frames; None where
+    its own has as many columns."""
+    longer = encoder.spec.model_copy(update={"frames": frames, "positions": "stored"})
+    if longer.columns <= encoder.columns:
+        return None
+    return longer, lengthened_positions(encoder.pos_embed, encoder.rows, longer.columns)
+
+
 def upstream_times_s(columns: int, duration_s: float) -> Tensor:
     """(columns,) the times that upstream gives of the columns of a clip: equal steps from 0, though
     its chunks leave frames out. `Columns.time_s` are the true centres."""

@@ -40,23 +40,42 @@ def published_file(name: str | Path, *files: str) -> Path:
     return _fetched(name, files)
 
 
-def _fetched(name: str, files: tuple[str, ...]) -> Path:
+def published_json(name: str | Path, file: str, otherwise: Any = None) -> Any:
+    """What that file says; `otherwise`, where that is given and there is no such file beside the
+    config.json. Raises CheckpointError."""
+    found = published_file(name, *([file] if otherwise is None else [file, "config.json"]))
+    if not found.match(file):
+        return otherwise
+    try:
+        return json.loads(found.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{found}: not readable as JSON ({first_line(error)})") from None
+
+
+def hub_file(repo: str, file: str, revision: str) -> Path:
+    """Where the Hub's file is, fetched or kept, if the repository has it; "" is the newest
+    revision. Raises what huggingface_hub does."""
     # of one file too: hf_hub_download tries for half a minute where there is no network
     from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(repo, revision=revision or None, allow_patterns=[file]), file)
+
+
+def _fetched(name: str, files: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repo, _, revision = name.partition("@")
     why = "it has none"
     for file in files:
         try:
-            folder = snapshot_download(repo, revision=revision or None, allow_patterns=[file])
+            found = hub_file(repo, file, revision)
         except LocalEntryNotFoundError as error:  # the Hub cannot be asked; another may be here
             why = first_line(error)
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             why = first_line(error)
             break
         else:
-            if (found := Path(folder, file)).is_file():
+            if found.is_file():
                 return found
     raise CheckpointError(
         f"{name}: no such folder here, and the Hub did not give {' or '.join(files)} ({why})"

@@ -14,7 +14,6 @@ n texts, L tokens, E width of a sentence vector.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from echoic.encoders.published import published_file, without_bar
+from echoic.encoders.published import published_file, published_json, without_bar
 from echoic.types import CheckpointError, ConfigError, first_line
 
 Pooling = Literal["mean", "cls", "last"]
@@ -277,7 +276,7 @@ def _place(name: str) -> dict[str, Any]:
 
 def _max_tokens(where: str, model: Any, tokenizer: Any) -> int:
     """The least of what is told: by sentence-transformers, the tokenizer, the positions."""
-    told = _json(where, "sentence_bert_config.json", {}).get("max_seq_length")
+    told = published_json(where, "sentence_bert_config.json", {}).get("max_seq_length")
     positions = getattr(model.config, "max_position_embeddings", None)
     limits = (told, tokenizer.model_max_length, positions)
     return min(limit for limit in limits if isinstance(limit, int) and limit > 0)
@@ -285,13 +284,16 @@ def _max_tokens(where: str, model: Any, tokenizer: Any) -> int:
 
 def _published_pooling(where: str) -> Pooling:
     """As sentence-transformers has it written beside the weights. Raises CheckpointError."""
-    kinds = [str(each.get("type")).rpartition(".")[2] for each in _json(where, "modules.json", [])]
+    kinds = [
+        str(each.get("type")).rpartition(".")[2]
+        for each in published_json(where, "modules.json", [])
+    ]
     if others := [kind for kind in kinds if kind not in _MODULES]:
         raise CheckpointError(
             f"encoder {where}: has a {others[0]} after its pooling; load it as st:{where}, or name "
             "the pooling to leave that out"
         )
-    config = _json(where, _POOLING, {"pooling_mode": "mean"})
+    config = published_json(where, _POOLING, {"pooling_mode": "mean"})
     mode = config.get("pooling_mode")  # since sentence-transformers 5.4
     chosen = [str(mode)] if mode else [key for key in _POOLINGS if config.get(key) is True]
     chosen += [key for key, on in config.items() if on is True and key in _OTHER_POOLINGS]
@@ -301,17 +303,6 @@ def _published_pooling(where: str) -> Pooling:
             f"pooling ({', '.join(get_args(Pooling))}), or load it as st:{where}"
         )
     return _POOLINGS[chosen[0]]
-
-
-def _json(where: str, file: str, otherwise: Any) -> Any:
-    """What that file says; `otherwise` where there is none. Raises CheckpointError."""
-    found = published_file(where, file, "config.json")  # which there always is
-    if not found.match(file):
-        return otherwise
-    try:
-        return json.loads(found.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{found}: not readable as JSON ({first_line(error)})") from None
 
 
 def _minilm_folder() -> Path:

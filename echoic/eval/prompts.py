@@ -8,10 +8,10 @@ underscores. C classes.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from echoic.config import close_to
 from echoic.eval.zeroshot import LAION_TEMPLATE, M2D_TEMPLATE
 from echoic.types import ConfigError
 
@@ -98,7 +98,6 @@ def find_prompts(asked: str) -> Prompts:
         return Prompts(asked, "given")
     name = asked.strip().casefold().replace("-", "").replace(" ", "_")
     if name not in PROMPTS:
-        close = difflib.get_close_matches(name, PROMPTS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PROMPTS)}"
+        hint = close_to(name, PROMPTS)
         raise ConfigError(f"no prompts {asked!r}, nor a sentence with {{label}} in it; {hint}")
     return PROMPTS[name]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from echoic.audio.augment import FrameAugment
-from echoic.config import Spec
+from echoic.config import Spec, close_to
 from echoic.finetune.augment import Augment, Mixup, ResizeCrop
 from echoic.finetune.balance import BalancedDraws
 from echoic.finetune.reading import M2dInput
@@ -161,7 +160,5 @@ PRESETS: dict[str, FinetuneSpec] = {
 def find_preset(name: str) -> FinetuneSpec:
     """Raises ConfigError that names the known ones."""
     if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(PRESETS)}"
-        raise ConfigError(f"no preset {name!r}; {hint}")
+        raise ConfigError(f"no preset {name!r}; {close_to(name, PRESETS)}")
     return PRESETS[name]

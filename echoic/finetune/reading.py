@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from echoic.api import EchoicModel
 from echoic.config import Spec
-from echoic.encoders.m2d import M2dSpec, lengthened_positions
+from echoic.encoders.m2d import for_window
 from echoic.finetune.augment import MASKED, stream
 from echoic.listening import AudioTower, clip_vectors
 from echoic.model import ModelSpec
@@ -191,15 +191,13 @@ def to_be_tuned(model: EchoicModel, m2d: M2dInput | None) -> tuple[ModelSpec, Re
 def lengthened(spec: ModelSpec, tower: M2dTower, frames: int) -> tuple[ModelSpec, M2dTower]:
     """A model's tower for a window of so many frames, its positions resampled along time, and the
     description that goes with it; those given where the window has as many columns already."""
-    assert isinstance(spec.audio, M2dSpec)
-    audio = spec.audio.model_copy(update={"frames": frames, "positions": "stored"})
-    if audio.columns <= spec.audio.columns:
+    longer_window = for_window(tower.encoder, frames)
+    if longer_window is None:
         return spec, tower
+    audio, table = longer_window
     front = spec.front_end
     max_s = max(spec.max_s, (frames - 1) * front.hop_samples / front.rate_hz)
     with isolated_rng():  # what it draws is replaced at once
         longer = M2dTower(front, audio, embed_dim=spec.embed_dim, max_s=max_s)
-    encoder = tower.encoder
-    table = lengthened_positions(encoder.pos_embed, encoder.rows, audio.columns)
     longer.load_state_dict(tower.state_dict() | {"encoder.pos_embed": table})
     return spec.model_copy(update={"audio": audio, "max_s": max_s}), longer.to(table.device)

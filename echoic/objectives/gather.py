@@ -102,7 +102,7 @@ class OwnQueries:
     gather: Gather = with_gradient
 
     def meet(self, kinds: Sequence[Tensor], meaning: Tensor | None) -> Met:
-        if _world() == 1:
+        if processes() == 1:
             return ALONE.meet(kinds, meaning)
         counts = _counts(kinds[0])
         sides = map(Side, kinds, _gathered(kinds, counts, self.gather))
@@ -118,7 +118,7 @@ class AllQueries:
     gather: Gather = with_gradient
 
     def meet(self, kinds: Sequence[Tensor], meaning: Tensor | None) -> Met:
-        if _world() == 1:
+        if processes() == 1:
             return ALONE.meet(kinds, meaning)
         counts = _counts(kinds[0])
         sides = (Side(rows, rows) for rows in _gathered(kinds, counts, self.gather))
@@ -152,14 +152,15 @@ def _gathered(kinds: Sequence[Tensor], counts: Sequence[int], gather: Gather) ->
     return list(gather(torch.cat(list(kinds), dim=1), counts).split(widths, dim=1))
 
 
-def _world() -> int:
+def processes() -> int:
+    """How many there are; 1 where torch.distributed was not started."""
     ready = dist.is_available() and dist.is_initialized()
     return dist.get_world_size() if ready else 1
 
 
 def _counts(rows: Tensor) -> list[int]:
     """How many rows each process has: batches by token budget differ."""
-    counts = torch.empty(_world(), dtype=torch.int64, device=rows.device)
+    counts = torch.empty(processes(), dtype=torch.int64, device=rows.device)
     dist.all_gather_into_tensor(counts, torch.tensor([len(rows)], device=rows.device))
     return [int(n) for n in counts.tolist()]
 

@@ -34,6 +34,7 @@ from echoic.nn.vit import (
     sin_cos_positions,
     split_first,
 )
+from echoic.objectives.gather import processes
 from echoic.types import Ragged
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -89,7 +90,7 @@ def centred(target: Tensor) -> Tensor:
     """
     wide = target.double()
     sums = torch.cat([wide.new_tensor([len(wide)]), wide.sum(0), wide.square().sum(0)])
-    if dist.is_available() and dist.is_initialized():
+    if processes() > 1:
         dist.all_reduce(sums)
     mean, square = (sums[1:] / sums[0]).chunk(2)
     spread = (square - mean.square()).clamp(min=0).add(1e-6).sqrt()
@@ -109,11 +110,11 @@ def square_distance(predicted: Tensor, target: Tensor) -> Tensor:
 def mean_over_all(each: Tensor) -> Tensor:
     """(n,) -> scalar, of which the average over the processes, as DDP takes it, is the mean over
     all rows of all: how many patches a process masks hangs on its clips."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if processes() == 1:
         return each.mean()
     count = each.new_tensor([len(each)])
     dist.all_reduce(count)
-    return each.sum() * dist.get_world_size() / count[0]
+    return each.sum() * processes() / count[0]
 
 
 # -- the networks --------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+from echoic.config import close_to
 from echoic.recipes.laion_clap import laion_clap
 from echoic.recipes.m2d_clap import m2d_clap
 from echoic.recipes.recipe import Recipe, Stage
@@ -26,9 +26,7 @@ def find_stages(name: str) -> tuple[Stage, ...]:
     those of `m2d_clap:nano`. Raises ConfigError that names the known ones."""
     known, _, sized = name.partition(":")
     if known not in RECIPES:
-        close = difflib.get_close_matches(known, RECIPES, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(RECIPES)}"
-        raise ConfigError(f"no recipe {name!r}; {hint}")
+        raise ConfigError(f"no recipe {name!r}; {close_to(known, RECIPES)}")
     parts = [part.strip() for part in sized.split(",")] if sized else []
     if parts and known == "nano":
         raise ConfigError(f"recipe nano has no sizes, so not {sized!r}; slap has (slap:small)")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
+from echoic.config import close_to
 from echoic.data.tasks.check import TaskCheck, check_folder
 from echoic.data.tasks.declared import DECLARED
 from echoic.data.tasks.opening import open_folder
@@ -20,9 +20,7 @@ def find_task(asked: str) -> TaskSpec:
     """By its name ("esc50", "ESC-50"). Raises ConfigError that names the known ones."""
     name = asked.strip().casefold().replace("-", "").replace("_", "")
     if name not in TASKS:
-        close = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(TASKS)}"
-        raise ConfigError(f"no task {asked!r}; {hint}")
+        raise ConfigError(f"no task {asked!r}; {close_to(name, TASKS)}")
     return TASKS[name]
 
 
