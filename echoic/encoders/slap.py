@@ -85,13 +85,26 @@ class SlapEncoder(nn.Module):
         grid = torch.stack([grid // self.rows, grid % self.rows], dim=1)
         return torch.cat([grid[:n] for n in lengths])
 
+    def embed(self, patches: Tensor) -> Tensor:
+        """(P, patch_bins x patch_frames) -> (P, D) float32, what the blocks take in."""
+        return self.patch(patches).float()  # the residual stream stays float32 under autocast
+
+    def encode(self, x: Ragged) -> Ragged:
+        """Embedded patches of clips (P, D), whole or with some replaced -> tokens (P, D)."""
+        positions = self.positions(x.lengths, x.values.device)
+        angles = rope_angles(positions, self.spec.width // self.spec.heads, self.spec.rope_base)
+        values = x.values
+        for block in self.blocks:
+            values = block(values, x.lengths, angles)
+        return Ragged(self.norm(values), x.offsets)
+
+    def features(self, tokens: Ragged) -> AudioFeatures:
+        """Tokens of whole clips -> with their times and the clips' vectors."""
+        column = self.positions(tokens.lengths, tokens.values.device)[:, 0]
+        time_s = (column + 0.5) * (self.spec.patch_frames * self.frame_s)
+        clip = self.head(tokens.values, tokens.offsets)
+        return AudioFeatures(tokens.values, tokens.offsets, time_s, clip)
+
     def forward(self, frames: Ragged) -> AudioFeatures:
         patches = self.patchify(frames)
-        positions = self.positions(patches.lengths, patches.values.device)
-        angles = rope_angles(positions, self.spec.width // self.spec.heads, self.spec.rope_base)
-        x = self.patch(patches.values).float()  # the residual stream stays float32 under autocast
-        for block in self.blocks:
-            x = block(x, patches.lengths, angles)
-        tokens = self.norm(x)
-        time_s = (positions[:, 0] + 0.5) * (self.spec.patch_frames * self.frame_s)
-        return AudioFeatures(tokens, patches.offsets, time_s, self.head(tokens, patches.offsets))
+        return self.features(self.encode(Ragged(self.embed(patches.values), patches.offsets)))
