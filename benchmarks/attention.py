@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.output import finish, show
-from echoic.nn.attention import masked_attention, packed_attention
+from echoic.nn.attention import packed_attention
 
 Attention = Callable[[Tensor, Tensor, Tensor, tuple[int, ...], int | None], Tensor]
 Case = tuple[tuple[int, ...], int | None]  # lengths, reach
@@ -83,7 +84,10 @@ def main() -> None:
         "mixed": (mixed, None),
         "mixed_local": (mixed, 48),
     }
-    ways: dict[str, Attention] = {"fused_loop": fused_loop, "dense_mask": masked_attention}
+    ways: dict[str, Attention] = {
+        "fused_loop": fused_loop,
+        "dense_mask": partial(packed_attention, backend="masked"),
+    }
     rows: list[list[object]] = []
     figures: dict[str, object] = {}
     for (name, case), dtype in product(cases.items(), (torch.float32, torch.bfloat16)):

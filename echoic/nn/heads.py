@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from echoic.nn.attention import segment_softmax
+from echoic.nn.linear import Linear
 from echoic.nn.transformer import SwiGLU
 
 
@@ -27,11 +27,11 @@ class MapHead(nn.Module):
         self.heads = heads
         self.norm = nn.RMSNorm(width)
         self.query = nn.Parameter(torch.empty(heads, width // heads))
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.key_value = Linear(width, 2 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
         self.norm2 = nn.RMSNorm(width)
         self.mlp = SwiGLU(width=width, hidden=hidden)
-        self.projection = nn.Linear(width, out_width, bias=False)
+        self.projection = Linear(width, out_width, bias=False)
 
     def forward(self, tokens: Tensor, offsets: Tensor) -> Tensor:
         count = len(offsets) - 1
@@ -59,3 +59,14 @@ class NormedLinear(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         out: Tensor = self.linear(self.norm(clip))
         return out
+
+
+def segment_softmax(scores: Tensor, segment: Tensor, count: int) -> Tensor:
+    """Softmax over the tokens of each clip. scores: (P, H); segment: (P,) clip of each token.
+    Returns (P, H)."""
+    index = segment[:, None].expand_as(scores)
+    top = scores.new_full((count, scores.shape[1]), -torch.inf)
+    top = top.scatter_reduce(0, index, scores.detach(), "amax")
+    weight = (scores - top[segment]).exp()
+    total = weight.new_zeros(count, scores.shape[1]).index_add(0, segment, weight)
+    return weight / total[segment]

@@ -12,7 +12,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from echoic.nn.attention import Lengths, packed_attention, rotate
+from echoic.nn.attention import AttentionLayer, Lengths, packed_attention
+from echoic.nn.linear import Linear
+from echoic.nn.rope import rotate
 
 
 class SwiGLU(nn.Module):
@@ -20,15 +22,15 @@ class SwiGLU(nn.Module):
 
     def __init__(self, *, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.gate_up = Linear(width, 2 * hidden, bias=False)
+        self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 
-class Attention(nn.Module):
+class Attention(AttentionLayer):
     """Self-attention over a packed batch. `reach` in tokens to each side; None attends to the whole
     clip."""
 
@@ -37,12 +39,14 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of {heads} heads")
         self.heads, self.reach = heads, reach
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
+        self.out = Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, lengths: Lengths, angles: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (P, H, E) each
-        mixed = packed_attention(rotate(q, angles), rotate(k, angles), v, lengths, self.reach)
+        mixed = packed_attention(
+            rotate(q, angles), rotate(k, angles), v, lengths, self.reach, backend=self.backend
+        )
         return self.out(mixed.flatten(1))
 
 

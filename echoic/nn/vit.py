@@ -15,12 +15,12 @@ from collections.abc import Collection, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from echoic.nn.attention import Lengths, packed_attention
+from echoic.nn.attention import AttentionLayer, Lengths, packed_attention
 from echoic.nn.linear import GeluMlp, Linear
 from echoic.types import Ragged
 
 
-class VitAttention(nn.Module):
+class VitAttention(AttentionLayer):
     """Self-attention inside each clip, (P, D) -> (P, D)."""
 
     def __init__(self, *, width: int, heads: int) -> None:
@@ -33,7 +33,8 @@ class VitAttention(nn.Module):
 
     def forward(self, x: Tensor, lengths: Lengths) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (P, H, E) each
-        out: Tensor = self.proj(packed_attention(q, k, v, lengths).flatten(1))
+        mixed = packed_attention(q, k, v, lengths, backend=self.backend)
+        out: Tensor = self.proj(mixed.flatten(1))
         return out
 
 

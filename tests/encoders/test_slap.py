@@ -7,7 +7,7 @@ import torch
 
 from echoic.encoders import slap as module
 from echoic.encoders.slap import SlapEncoder, SlapSpec
-from echoic.nn.attention import masked_attention
+from echoic.nn.attention import set_backend
 from echoic.types import Ragged
 
 TINY = SlapSpec(depth=3, width=32, heads=2, hidden=64, window_columns=4)
@@ -54,7 +54,7 @@ def test_clip_vectors_do_not_depend_on_neighbours(encoder):
         torch.testing.assert_close(together.tokens[start:stop], alone.tokens, rtol=0, atol=1e-5)
 
 
-def test_packed_equals_masked_with_gradients(encoder, monkeypatch):
+def test_packed_equals_masked_with_gradients(encoder):
     batch = frames(33, 700, 161)
 
     def run():
@@ -64,7 +64,7 @@ def test_packed_equals_masked_with_gradients(encoder, monkeypatch):
         return clip.detach(), [p.grad.clone() for p in encoder.parameters()]
 
     clip, gradients = run()
-    monkeypatch.setattr("echoic.nn.transformer.packed_attention", masked_attention)
+    set_backend(encoder, "masked")
     reference, reference_gradients = run()
     torch.testing.assert_close(clip, reference, rtol=0, atol=1e-5)
     for ours, theirs in zip(gradients, reference_gradients, strict=True):

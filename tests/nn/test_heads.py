@@ -1,4 +1,4 @@
-"""Heads: M2D's for labels, by hand."""
+"""Heads: M2D's for labels, by hand; the softmax of attention pooling."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from echoic.nn.heads import NormedLinear
+from echoic.nn.heads import NormedLinear, segment_softmax
 
 
 @pytest.fixture
@@ -55,3 +55,11 @@ def test_inference_changes_nothing(head, clips):
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
     head.eval()(clips)
     assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
+
+
+def test_segment_softmax_equals_softmax_of_each_clip(generator):
+    scores = 50 * torch.randn(12, 3, generator=generator)
+    segment = torch.tensor([0] * 5 + [1] + [2] * 6)
+    ours = segment_softmax(scores, segment, 3)
+    for part in (slice(0, 5), slice(5, 6), slice(6, 12)):
+        torch.testing.assert_close(ours[part], scores[part].softmax(0))
