@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from echoic.config import Spec
-from echoic.nn.attention import rope_angles
 from echoic.nn.heads import MapHead
+from echoic.nn.linear import Linear
+from echoic.nn.rope import rope_angles
 from echoic.nn.transformer import Block, init_weights
 from echoic.types import AudioFeatures, Ragged
 
@@ -47,7 +48,7 @@ class SlapEncoder(nn.Module):
             raise ValueError(f"{mel_bins} mel bins are not whole patches of {spec.patch_bins}")
         self.spec, self.frame_s = spec, frame_s
         self.rows = mel_bins // spec.patch_bins
-        self.patch = nn.Linear(spec.patch_frames * spec.patch_bins, spec.width, bias=False)
+        self.patch = Linear(spec.patch_frames * spec.patch_bins, spec.width, bias=False)
         self.blocks = nn.ModuleList(self._block(i) for i in range(spec.depth))
         self.norm = nn.RMSNorm(spec.width)
         self.head = MapHead(

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from echoic.config import Spec
 from echoic.encoders.published import without_bar
 from echoic.encoders.tokenizer import TextTokenizer
-from echoic.nn.attention import rope_angles
 from echoic.nn.heads import MapHead
+from echoic.nn.rope import rope_angles
 from echoic.nn.transformer import Block, init_weights
 from echoic.types import ConfigError, Ragged, TextFeatures, first_line
 

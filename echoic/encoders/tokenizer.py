@@ -64,7 +64,14 @@ class TextTokenizer:
 
     @property
     def vocab(self) -> int:
-        return self.backend.get_vocab_size()
+        """One more than the highest id: some published files leave ids out."""
+        return max(self.backend.get_vocab().values()) + 1
+
+    @property
+    def special_ids(self) -> set[int]:
+        """Of what is no word: the frame, filling, unknown."""
+        added = self.backend.get_added_tokens_decoder()
+        return {index for index, token in added.items() if token.special}
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self.backend.encode_batch(list(texts))]

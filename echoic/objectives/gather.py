@@ -158,6 +158,17 @@ def processes() -> int:
     return dist.get_world_size() if ready else 1
 
 
+def mean_count(own: int, like: Tensor) -> Tensor | int:
+    """How many rows a process has, on average over all: the divisor of a sum of own rows of which
+    the average over processes, as DDP takes it, is the mean over all rows of all. Of no rows at all
+    a sum is 0, so any divisor will do."""
+    if processes() == 1:
+        return max(own, 1)
+    count = like.detach().new_tensor(own)
+    dist.all_reduce(count)
+    return count.clamp(min=1) / processes()
+
+
 def _counts(rows: Tensor) -> list[int]:
     """How many rows each process has: batches by token budget differ."""
     counts = torch.empty(processes(), dtype=torch.int64, device=rows.device)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Annotated, Protocol, Self
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -34,7 +33,7 @@ from echoic.nn.vit import (
     sin_cos_positions,
     split_first,
 )
-from echoic.objectives.gather import processes
+from echoic.objectives.gather import mean_count, processes
 from echoic.types import Ragged
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -81,22 +80,6 @@ def standardised(target: Tensor) -> Tensor:
     return F.layer_norm(target, (width,), eps=1e-6 * share) * share**0.5
 
 
-def centred(target: Tensor) -> Tensor:
-    """(M, D), each feature with mean 0 and variance 1 over the patches of the batch, of all
-    processes, then standardised: what all patches have in common is no longer a target.
-
-    differs from the paper: ours, for small data. There a mean over all patches came within 0.1 to
-    0.2 of the target, and to learn it was enough (docs/RESULTS.md).
-    """
-    wide = target.double()
-    sums = torch.cat([wide.new_tensor([len(wide)]), wide.sum(0), wide.square().sum(0)])
-    if processes() > 1:
-        dist.all_reduce(sums)
-    mean, square = (sums[1:] / sums[0]).chunk(2)
-    spread = (square - mean.square()).clamp(min=0).add(1e-6).sqrt()
-    return standardised(((wide - mean) / spread).to(target.dtype))
-
-
 def cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
     """2 - 2 cos of each row: (M, D) twice -> (M,). The squared distance of unit vectors."""
     return 2 - 2 * F.cosine_similarity(predicted, target, dim=-1)
@@ -110,11 +93,7 @@ def square_distance(predicted: Tensor, target: Tensor) -> Tensor:
 def mean_over_all(each: Tensor) -> Tensor:
     """(n,) -> scalar, of which the average over the processes, as DDP takes it, is the mean over
     all rows of all: how many patches a process masks hangs on its clips."""
-    if processes() == 1:
-        return each.mean()
-    count = each.new_tensor([len(each)])
-    dist.all_reduce(count)
-    return each.sum() * processes() / count[0]
+    return each.mean() if processes() == 1 else each.sum() / mean_count(len(each), each)
 
 
 # -- the networks --------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ from echoic.objectives.masked_duo import (
     Predictor,
     PredictorSpec,
     at_columns,
-    centred,
     column_loss,
     cosine_distance,
     label_loss,
@@ -363,15 +362,6 @@ def test_the_loss_is_the_distance_of_unit_rows():
     rows = standardised(5 * target + 3)
     torch.testing.assert_close(rows.mean(1), torch.zeros(5), atol=1e-6, rtol=0)
     torch.testing.assert_close(rows.var(1), torch.ones(5), atol=1e-4, rtol=0)
-
-
-def test_centred_targets_have_nothing_in_common():
-    drawn = torch.randn(400, 16, generator=seeded(7)) + torch.arange(16.0)
-    found = centred(drawn)
-    torch.testing.assert_close(found, centred(3 * drawn - 2), rtol=1e-4, atol=1e-4)
-    assert found.mean(0).abs().max() < 0.2  # rows are standardised after that
-    assert standardised(drawn).mean(0).abs().max() > 1.0
-    torch.testing.assert_close(found.var(1), torch.ones(400), rtol=1e-3, atol=1e-3)
 
 
 def test_under_autocast_the_loss_stays_float32():
