@@ -12,26 +12,29 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import soundfile as sf
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import echoic
 from benchmarks.output import finish, show
-from echoic.nn.linear import linear
+from benchmarks.timing import (
+    in_own_process,
+    in_turns,
+    least,
+    matmul_rate,
+    operations,
+    resident_mib,
+)
 from echoic.objectives.contrastive import contrastive_loss
 from echoic.objectives.task import ContrastiveTask
 from echoic.types import Batch, Ragged
@@ -201,11 +204,13 @@ def embedding(folder: Path, files: list[Path], rounds: int) -> list[Row]:
     wanted = theirs.embed(files, 1)
     alike = (ours.embed_audio(files) * wanted).sum(1).min()
     alike_half = (half.embed_audio(files) * wanted).sum(1).min()
-    times = in_turns(
-        {f"theirs {b}": lambda b=b: theirs.embed(files, b) for b in (1, 4)}
-        | {"ours": lambda: ours.embed_audio(files), "half": lambda: half.embed_audio(files)},
-        rounds,
-    )
+    things: dict[str, Callable[[], object]] = {
+        "theirs 1": lambda: theirs.embed(files, 1),
+        "theirs 4": lambda: theirs.embed(files, 4),
+        "ours": lambda: ours.embed_audio(files),
+        "half": lambda: half.embed_audio(files),
+    }
+    times = least(in_turns(things, rounds))
     best = min(t for name, t in times.items() if name.startswith("theirs"))
     flop = operations(lambda: theirs.embed(files, 1))
     floor_s, half_floor_s = (flop / matmul_rate(x) for x in (torch.float32, torch.bfloat16))
@@ -231,13 +236,11 @@ def features(name: str, folder: Path, seconds: float, rounds: int) -> Row:
         return [tower._views(frames, None) for frames in found]
 
     extractor = theirs.processor.feature_extractor
-    times = in_turns(
-        {
-            "theirs": lambda: extractor(heard, sampling_rate=RATE_HZ, return_tensors="pt"),
-            "ours": extract,
-        },
-        rounds,
-    )
+    things = {
+        "theirs": lambda: extractor(heard, sampling_rate=RATE_HZ, return_tensors="pt"),
+        "ours": extract,
+    }
+    times = least(in_turns(things, rounds))
     n = len(heard)
     return Row(name, times["theirs"] / n, times["ours"] / n, f"s per clip of {seconds:g} s")
 
@@ -308,7 +311,7 @@ def training(folder: Path, rounds: int, *, whole: bool) -> list[Row]:
             "theirs whole": lambda: theirs.step(theirs.features()),
             "ours whole": lambda: ours.step(from_samples=True),
         }
-    times = in_turns(things, rounds)
+    times = least(in_turns(things, rounds))
     floor_s = operations(lambda: theirs.step(theirs.ready)) / matmul_rate(torch.float32)
     rows = [
         Row("train_step_vs_transformers", times["theirs"], times["ours"],
@@ -328,12 +331,9 @@ def memory(folder: Path, embeddings: int) -> list[Row]:
     for name, what, runs in (("memory", "embed", embeddings), ("train_memory", "train", 1)):
         peaks = {}
         for who in ("theirs", "ours"):
-            command = [sys.executable, "-m", "benchmarks.laion_clap", _CHILD, f"{who} {what}"]
-            found = [
-                subprocess.run([*command, str(folder)], check=True, capture_output=True, text=True)
-                for _ in range(runs)
-            ]
-            peaks[who] = float(np.median([float(done.stdout.split()[-1]) for done in found]))
+            asked = (_CHILD, f"{who} {what}", str(folder))
+            found = [in_own_process("benchmarks.laion_clap", *asked) for _ in range(runs)]
+            peaks[who] = median(found)
         note = "peak MiB, " + {"embed": "embedding", "train": "two training steps"}[what]
         rows.append(Row(f"{name}_vs_transformers", peaks["theirs"], peaks["ours"], note))
     return rows
@@ -355,42 +355,7 @@ def peak_mib(work: str, folder: str) -> float:
         ours = OurTraining(model)
         for _ in range(2):
             ours.step(from_samples=False)
-    # of this process alone: ru_maxrss begins with the parent's
-    lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-# -- how it is measured ----------------------------------------------------------------------------
-
-
-def in_turns(things: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Least seconds of each, after one run to warm up; in turns, so that all see the same
-    machine."""
-    best = dict.fromkeys(things, float("inf"))
-    for lap in range(rounds + 1):
-        for name, thing in things.items():
-            gc.collect()
-            started = time.perf_counter()
-            thing()
-            if lap:
-                best[name] = min(best[name], time.perf_counter() - started)
-    return best
-
-
-def operations(thing: Callable[[], object]) -> int:
-    """Floating-point operations of the matrix products, counted in transformers' program: ours
-    computes the same, partly by kernels that the counter does not know."""
-    with FlopCounterMode(display=False) as counter:
-        thing()
-    return int(counter.get_total_flops())
-
-
-def matmul_rate(dtype: torch.dtype, size: int = 2048) -> float:
-    """Floating-point operations per second of a large matrix product here, by whichever of torch's
-    libraries is quicker."""
-    a = torch.ones(size, size, dtype=dtype)
-    times = in_turns({"torch": lambda: a @ a, "onednn": lambda: linear(a, a)}, 5)
-    return 2 * size**3 / min(times.values())
+    return resident_mib("VmHWM")
 
 
 if __name__ == "__main__":

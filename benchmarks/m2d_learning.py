@@ -1,7 +1,7 @@
 """Does it learn? M2D, M2D-CLAP and CLAP alone from scratch, then a linear probe on each, beside the
 same network untrained and a log-mel baseline.
 
-    python -m benchmarks.m2d_learning             # about 12 minutes on two cores: one seed
+    python -m benchmarks.m2d_learning             # about 13 minutes on two cores: one seed
     python -m benchmarks.m2d_learning --seeds 3   # mean and spread, three times as long
     python -m benchmarks.m2d_learning --quick     # a minute: shows that it runs
 
@@ -20,77 +20,28 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from benchmarks.output import finish, show
-from benchmarks.real_sets import RATE_HZ, SETS, Fold, training_source
-from benchmarks.real_sounds import _shared, accuracy
+from benchmarks.probes import Probe, real_folds, real_probes, shared_folder, synth_probe
+from benchmarks.real_sets import training_source
 from echoic.api import EchoicModel, load
 from echoic.convert.native import ModelFile
 from echoic.data.clips import ConcatSource, Source
-from echoic.data.synth import CLASSES
-from echoic.data.synth.corpus import SceneSource, draw_scenes, render_all
-from echoic.eval.baseline import PENALTY, baseline_features
-from echoic.eval.probe import pooled_tokens, ridge_probe
-from echoic.eval.zeroshot import class_scores, class_vectors
+from echoic.data.synth.corpus import SceneSource, draw_scenes
+from echoic.eval.baseline import baseline_features
+from echoic.eval.probe import pooled_tokens
 from echoic.model import build
 from echoic.pretrain import pretrain
 from echoic.recipes import find_recipe
 from echoic.recipes.recipe import Recipe
 
-STEPS, QUICK_STEPS = 3000, 40
-SCENES, LABELLED, TESTED = 2000, 240, 300
-SYNTH_PROMPTS = ("the sound of {label}", "{label}")
-Waves = Sequence[np.ndarray]
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One set, split: waves (T,) and class of each. segments: of the time axis."""
-
-    name: str
-    train: tuple[Waves, np.ndarray]
-    test: tuple[Waves, np.ndarray]
-    classes: tuple[str, ...]
-    prompts: tuple[str, ...]
-    segments: int
-
-    def accuracy_of(self, features: Callable[[np.ndarray], np.ndarray]) -> float:
-        """On the held-out clips, after training on the others."""
-        train_x, test_x = (np.stack([*map(features, part[0])]) for part in (self.train, self.test))
-        targets = self.train[1][:, None] == np.arange(len(self.classes))
-        return accuracy(ridge_probe(train_x, targets, test_x, penalty=PENALTY), self.test[1])
-
-
-def real_probes(shared: Path, held_out: int) -> tuple[list[Probe], Source]:
-    """The four real sets, and what may be trained on."""
-    folds = {real.name: Fold(real, shared, held_out) for real in SETS}
-    probes = [
-        Probe(
-            name, fold.part(fold.train), fold.part(fold.test), fold.classes, fold.real.prompts,
-            fold.real.segments,
-        )
-        for name, fold in folds.items()
-    ]  # fmt: skip
-    return probes, training_source(shared, folds)
-
-
-def synth_probe() -> Probe:
-    """Scenes of one event: a few of the training split with labels, those of the test split."""
-
-    def part(split: str, count: int, seed: int) -> tuple[Waves, np.ndarray]:
-        scenes = draw_scenes(count, split=split, seed=seed, max_s=6.0, relation="single")
-        labels = np.array([CLASSES.index(scene.labels[0]) for scene in scenes])
-        return list(render_all(scenes, RATE_HZ)), labels
-
-    classes = tuple(name.replace("_", " ") for name in CLASSES)
-    train, test = part("train", LABELLED, 11), part("test", TESTED, 12)
-    return Probe("synth", train, test, classes, SYNTH_PROMPTS, segments=3)
+STEPS, QUICK_STEPS = 1500, 40
+SCENES = 4000
 
 
 def recipes(steps: int, seed: int) -> dict[str, Recipe]:
@@ -98,7 +49,8 @@ def recipes(steps: int, seed: int) -> dict[str, Recipe]:
     patches."""
     common = [
         f"run.seed={seed}", f"optim.steps={steps}", f"optim.warmup_steps={max(1, steps // 15)}",
-        "data.meaning=tags", "run.log_every=250", "run.save_every=1000", "run.keep_last=1",
+        "data.meaning=tags", "data.cache_mb=4096",
+        "run.log_every=250", "run.save_every=1000", "run.keep_last=1",
     ]  # fmt: skip
     clap = find_recipe("m2d_clap:nano,2024").override(common)
     assert clap.objectives.masked
@@ -127,10 +79,7 @@ def scored(model: EchoicModel, probes: Sequence[Probe]) -> dict[str, float]:
             lambda wave, probe=probe: heard(model, wave, probe.segments)
         )
         if model.reads_text:
-            words = class_vectors(model.embed_text, probe.classes, probe.prompts)
-            waves, labels = probe.test
-            scores = class_scores(model.embed_audio(waves), words)
-            found[f"{probe.name}_zero_shot"] = accuracy(scores, labels)
+            found[f"{probe.name}_zero_shot"] = probe.zero_shot(model)
     return found
 
 
@@ -163,8 +112,8 @@ def figures(
     shared: Path, *, seeds: Sequence[int], steps: int, scenes: int, fold: int, out: Path | None
 ) -> dict[str, object]:
     """Train, score, show; means and, of several seeds, deviations by name."""
-    probes, real = real_probes(shared, fold)
-    probes.append(synth_probe())
+    folds = real_folds(shared, fold)
+    probes, real = [*real_probes(folds), synth_probe()], training_source(shared, folds)
     drawn = SceneSource(draw_scenes(scenes, split="train", seed=1, max_s=6.0))
     source = ConcatSource({"real": real, "scenes": drawn})
     baseline = {
@@ -220,7 +169,9 @@ def _show(
 def arguments(doc: str | None) -> argparse.ArgumentParser:
     """What this benchmark and benchmarks.m2d take."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--shared", type=Path, default=_shared(), help="folder that holds data/")
+    parser.add_argument(
+        "--shared", type=Path, default=shared_folder(), help="folder that holds data/"
+    )
     parser.add_argument("--quick", action="store_true", help="a minute in all")
     parser.add_argument("--seeds", type=int, default=1, help="how many times each trains")
     parser.add_argument("--first-seed", type=int, default=0)

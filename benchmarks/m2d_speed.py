@@ -16,23 +16,25 @@ from __future__ import annotations
 import argparse
 import gc
 import math
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.laion_clap import matmul_rate, operations
 from benchmarks.m2d_plain import PlainM2d
 from benchmarks.output import finish, show
+from benchmarks.timing import (
+    in_own_process,
+    in_turns,
+    matmul_rate,
+    operations,
+    ratio,
+    resident_mib,
+    shares,
+    short,
+)
 from echoic.audio.frontend import m2d
 from echoic.encoders.m2d import M2dEncoder, M2dSpec
 from echoic.model import ModelSpec, build
@@ -48,12 +50,6 @@ RATIO, DECAY, CLIP_NORM, CLAP_WEIGHT = 0.7, 0.99995, 3.0, 0.01
 OPTIM = OptimSpec(lr=1e-5, betas=(0.9, 0.95), weight_decay=0.05, clip_norm=CLIP_NORM, steps=1000)
 FRONT_END = m2d()
 _CHILD = "--child"
-# As torch's profiler names them.
-_PRODUCTS = (
-    "mkldnn::_linear_pointwise", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm",
-    "aten::convolution", "aten::mkldnn_convolution",
-)  # fmt: skip
-_ATTENTION = "aten::_scaled_dot_product"
 
 
 @dataclass(frozen=True)
@@ -294,33 +290,23 @@ def measured(name: str, dtype: torch.dtype, rounds: int) -> Row:
     ours, plain = OurStep(size, dtype), PlainStep(size, dtype)
     laps = in_turns({"plain": plain, "ours": ours, "front_end": ours.front_end}, rounds)
     outside, attention = shares(ours)
-    with sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees
-        floor_s = operations(plain.backward) / matmul_rate(dtype)
+    floor_s = operations(plain.backward) / matmul_rate(dtype)
     del plain
     return Row(
-        f"{name}_{_short(dtype)}",
+        f"{name}_{short(dtype)}",
         median(laps["plain"]),
         median(laps["ours"]),
-        _ratio(laps["plain"], laps["ours"]),
+        ratio(laps["plain"], laps["ours"]),
         outside,
         attention,
-        _ratio(laps["front_end"], laps["ours"]),
+        ratio(laps["front_end"], laps["ours"]),
         min(laps["ours"]) / floor_s,
         visible_cost(ours, rounds),
-        *(peak_in_own_process(who, name, dtype) for who in ("plain", "ours")),
+        *(
+            in_own_process("benchmarks.m2d_speed", _CHILD, who, name, short(dtype))
+            for who in ("plain", "ours")
+        ),
     )
-
-
-def shares(step: Step) -> tuple[float, float]:
-    """By torch's profiler, of the seconds of a step: what is neither a matrix product nor a fused
-    attention kernel (products with the softmax between them), and those kernels."""
-    with profile(activities=[ProfilerActivity.CPU]) as found:
-        step()
-    spent = {each.key: each.self_cpu_time_total for each in found.key_averages()}
-    total = sum(spent.values())
-    products = sum(spent.get(name, 0.0) for name in _PRODUCTS)
-    attention = sum(s for name, s in spent.items() if name.startswith(_ATTENTION))
-    return 1 - (products + attention) / total, attention / total
 
 
 def visible_cost(step: OurStep, rounds: int) -> float:
@@ -342,7 +328,7 @@ def visible_cost(step: OurStep, rounds: int) -> float:
 
     laps = in_turns({"visible": lambda: encode(visible), "all": lambda: encode(patches)}, rounds)
     few, many = (encoder_operations(encoder.width, given.lengths) for given in (visible, patches))
-    return _ratio(laps["visible"], laps["all"]) / (few / many)
+    return ratio(laps["visible"], laps["all"]) / (few / many)
 
 
 def encoder_operations(width: int, patches: tuple[int, ...]) -> int:
@@ -352,46 +338,14 @@ def encoder_operations(width: int, patches: tuple[int, ...]) -> int:
     return sum(12 * width**2 * n + 2 * width * n**2 for n in tokens)
 
 
-def peak_in_own_process(who: str, size: str, dtype: torch.dtype) -> float:
-    """Largest resident memory, in MiB, of a process that makes two steps."""
-    command = [sys.executable, "-m", "benchmarks.m2d_speed", _CHILD, who, size, _short(dtype)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout.split()[-1])
-
-
-def peak_mib(who: str, size: str, short: str) -> float:
-    """Of this process, after two steps."""
-    dtype = torch.bfloat16 if short == "bf16" else torch.float32
+def peak_mib(who: str, size: str, type_name: str) -> float:
+    """Largest resident memory of this process, after two steps."""
+    dtype = torch.bfloat16 if type_name == "bf16" else torch.float32
     step = {"ours": OurStep, "plain": PlainStep}[who](SIZES[size], dtype)
     gc.collect()
     for _ in range(2):
         step()
-    lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-
-
-# -- how it is measured ----------------------------------------------------------------------------
-
-
-def in_turns(things: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each in every round, after one to warm up."""
-    laps: dict[str, list[float]] = {name: [] for name in things}
-    for lap in range(rounds + 1):
-        for name, thing in things.items():
-            gc.collect()
-            started = time.perf_counter()
-            thing()
-            if lap:
-                laps[name].append(time.perf_counter() - started)
-    return laps
-
-
-def _ratio(one: list[float], other: list[float]) -> float:
-    return median(a / b for a, b in zip(one, other, strict=True))
-
-
-def _short(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16"}[dtype]
+    return resident_mib("VmHWM")
 
 
 if __name__ == "__main__":

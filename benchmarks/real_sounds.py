@@ -17,22 +17,21 @@ regression, trained on the same clips.
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch.nn.functional as F
 from rich.console import Console
 
 from benchmarks.output import finish, show
-from benchmarks.real_sets import SETS, Fold, training_source
+from benchmarks.probes import accuracy, probe_vector, real_folds, shared_folder
+from benchmarks.real_sets import Fold, training_source
 from echoic.api import EchoicModel, load
 from echoic.audio.augment import FrameAugment, WaveAugment
 from echoic.eval.baseline import PENALTY, baseline_features
-from echoic.eval.probe import pooled_tokens, ridge_probe
+from echoic.eval.probe import ridge_probe
 from echoic.eval.zeroshot import class_scores, class_vectors
 from echoic.pretrain import pretrain
 from echoic.recipes import find_recipe
@@ -86,18 +85,10 @@ def score(model: EchoicModel, fold: Fold) -> dict[str, float]:
     }
 
 
-def accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Share of clips whose best class is their own."""
-    return float((scores.argmax(1) == labels).mean())
-
-
 def heard(model: EchoicModel, wave: np.ndarray, segments: int) -> np.ndarray:
     """What the probe sees of a clip: its unit vector, as embed_audio gives it, and its tokens
     pooled over time as the baseline pools frames."""
-    features = model.audio_features([wave])
-    clip = F.normalize(features.clip[0].float(), dim=0).numpy()
-    tokens, time_s = features.tokens.float().numpy(), features.time_s.numpy()
-    return np.concatenate([clip, pooled_tokens(tokens, time_s, segments=segments)])
+    return probe_vector(model.audio_features([wave]), segments)
 
 
 def run(
@@ -126,7 +117,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--shared", type=Path, default=_shared(), help="folder that holds data/")
+    parser.add_argument(
+        "--shared", type=Path, default=shared_folder(), help="folder that holds data/"
+    )
     parser.add_argument("--quick", action="store_true", help="a minute of training")
     parser.add_argument("--recipe", choices=tuple(STEPS), default="nano")
     parser.add_argument("--seeds", type=int, default=1, help="how many trainings")
@@ -136,7 +129,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the runs here (default: dropped)")
     args = parser.parse_args()
     steps = args.steps or (QUICK_STEPS if args.quick else STEPS)[args.recipe]
-    folds = {real.name: Fold(real, args.shared, args.fold) for real in SETS}
+    folds = real_folds(args.shared, args.fold)
     with tempfile.TemporaryDirectory() as scratch:
         out = args.out or Path(scratch)
         runs = [
@@ -164,10 +157,6 @@ def main() -> None:
     )  # fmt: skip
     about = {"seeds": len(runs), "steps": steps, "fold": args.fold}
     finish({**mean, **(spread if len(runs) > 1 else {}), **about})
-
-
-def _shared() -> Path:
-    return Path(os.environ.get("ECHOIC_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 if __name__ == "__main__":

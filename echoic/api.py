@@ -4,6 +4,7 @@
     model.embed_audio(["rain.wav", "dog.mp3"])          # (2, D) unit vectors
     model.embed_text(["rain on a roof"])                # (1, D)
     model.classify("rain.wav", ["rain", "dog bark"]).top()
+    model.caption("rain.wav")                           # in words, of a model with a decoder
 
 The same file gives the same vector, whatever it is embedded with. Recordings longer than the model
 hears at once are heard in full, in windows, in constant memory. B items, D embedding width, C
@@ -12,14 +13,11 @@ labels.
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from numbers import Real
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,16 +28,18 @@ from torch import Tensor
 
 from echoic.audio.io import AudioLike, load_audio, stream_audio
 from echoic.audio.windows import stream_windows, window_weights
+from echoic.captioning import CaptionedSpan, Writer, caption_items, whole_text
 from echoic.convert.check import CARD_KEY, self_test
 from echoic.convert.known import KNOWN_TOKENIZERS
 from echoic.convert.native import FILE_NAME, ModelFile, save_model
 from echoic.convert.open import open_model, reads_tokens, with_tokenizer
 from echoic.convert.torch_file import SUFFIXES
-from echoic.data.clips import SILENCE_PEAK
+from echoic.encoders.generation import Beam, Search
 from echoic.encoders.sentences import SentenceEncoder, is_local, sentence_encoder
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.zeroshot import LAION_TEMPLATE, class_vectors
 from echoic.hub import find_model
+from echoic.items import BLOCK_S, Stretch, as_items, hear_items, item_name, shortest_first
 from echoic.listening import AudioTower, Piece, clip_vectors, listening
 from echoic.model import ModelSpec
 from echoic.towers import READINGS, M2dTower, PooledTextTower, SentenceTextSpec, WindowTower
@@ -54,10 +54,6 @@ from echoic.types import (
 )
 
 Precision = Literal["fp32", "bf16"]
-
-log = logging.getLogger("echoic.api")
-
-BLOCK_S = 10.0
 
 
 def load(
@@ -153,20 +149,6 @@ class LabelScores:
             [(self.labels[i], p) for i, p in zip(row_i, row_p, strict=True)]
             for row_i, row_p in zip(index.tolist(), values.tolist(), strict=True)
         ]
-
-
-@dataclass
-class _Heard:
-    """What has been heard of one item so far: the windows and their vectors."""
-
-    plan: list[tuple[int, int]] = field(default_factory=list)
-    vectors: list[Tensor] = field(default_factory=list)
-
-    def pooled(self) -> Tensor:
-        """The mean of the windows' unit vectors in which every sample counts once, as a unit
-        vector."""
-        weights = torch.from_numpy(window_weights(self.plan)).float()
-        return F.normalize(weights @ torch.stack(self.vectors), dim=0)
 
 
 class EchoicModel:
@@ -310,25 +292,47 @@ class EchoicModel:
 
         Memory does not grow with the number of items, nor, heard in windows, with their length.
         """
-        heard: dict[int, _Heard] = {}
-        batch: list[tuple[int, Piece]] = []
-        tokens = 0
-        for index, piece in self._pieces(items):
-            if isinstance(piece, AudioError):
-                batch = [entry for entry in batch if entry[0] != index]
-                heard.pop(index, None)
-                yield index, piece
-                continue
-            if piece is not None:
-                heard.setdefault(index, _Heard())
-                batch.append((index, piece))
-                tokens += self._audio.tokens_in((piece.stop - piece.start) / self.rate_hz)
-            if tokens >= self._audio.at_once:
-                self._encode(batch, heard)
-                batch, tokens = [], 0
-                yield from self._finished(heard, unfinished=index if piece is not None else None)
-        self._encode(batch, heard)
-        yield from self._finished(heard, unfinished=None)
+        hear = partial(shortest_first, hear=self._clip_vectors)
+        for index, heard in hear_items(items, self._audio, self.listening, hear, finding="vector"):
+            yield index, heard if isinstance(heard, AudioError) else _pooled(heard)
+
+    def caption(
+        self,
+        items: AudioLike | Iterable[AudioLike],
+        *,
+        how: Search = Beam(),
+        max_tokens: int | None = None,
+    ) -> list[str]:
+        """What is heard in one item or many, in words; of a recording longer than the model hears
+        at once, the captions of its windows, parted by semicolons.
+
+        how: Greedy(), Beam(...), or Sampling(generator, ...) of `echoic.encoders.generation`.
+        max_tokens: of the longest caption; None: the model's. Raises ConfigError on a model that
+        writes none, and AudioError.
+        """
+        texts: dict[int, str] = {}
+        for index, spans in self.iter_captions(items, how=how, max_tokens=max_tokens):
+            if isinstance(spans, AudioError):
+                raise spans
+            texts[index] = whole_text(spans)
+        return [texts[i] for i in range(len(texts))]
+
+    def iter_captions(
+        self,
+        items: AudioLike | Iterable[AudioLike],
+        *,
+        how: Search = Beam(),
+        max_tokens: int | None = None,
+    ) -> Iterator[tuple[int, list[CaptionedSpan] | AudioError]]:
+        """(index, the caption of each stretch heard at once, or the error) of each item as soon as
+        it is known, in no fixed order. Raises ConfigError at once on a model that writes none."""
+        decoder = self.network.decoder
+        if decoder is None:
+            raise ConfigError(
+                "this model has no decoder to write captions; echoic train slap trains one"
+            )
+        write = Writer(decoder, self.tokenizer, how, max_tokens)
+        return caption_items(items, self._audio, self.listening, self._features, write)
 
     def embed_windows(
         self, item: AudioLike, *, window_s: float, hop_s: float | None = None
@@ -425,44 +429,16 @@ class EchoicModel:
 
     def _waves(self, items: AudioLike | Iterable[AudioLike]) -> Iterator[np.ndarray]:
         """(T,) of each item, whole. Raises AudioError that names it."""
-        for index, item in enumerate(_as_items(items)):
-            yield load_audio(item, rate_hz=self.rate_hz, name=_name(index, item))
+        for index, item in enumerate(as_items(items)):
+            yield load_audio(item, rate_hz=self.rate_hz, name=item_name(index, item))
 
     @property
     def _audio(self) -> AudioTower:
         return self.network.audio
 
-    def _pieces(
-        self, items: AudioLike | Iterable[AudioLike]
-    ) -> Iterator[tuple[int, Piece | AudioError | None]]:
-        """(index, piece) of all that is heard; then (index, None) at the end of the item, or its
-        error."""
-        for index, item in enumerate(_as_items(items)):
-            name = _name(index, item)
-            sound = _Sound()
-            try:
-                blocks = stream_audio(item, rate_hz=self.rate_hz, block_s=BLOCK_S, name=name)
-                for piece in self.listening.pieces(self._audio, sound.watched(blocks)):
-                    yield index, piece
-            except AudioError as error:
-                yield index, error
-            else:
-                if not sound.heard:
-                    log.warning("%s: silent; its vector says nothing", name)
-                yield index, None
-
-    def _encode(self, batch: list[tuple[int, Piece]], heard: dict[int, _Heard]) -> None:
-        if not batch:
-            return
-        # equal lengths share attention calls
-        by_length = sorted(batch, key=lambda entry: entry[1].stop - entry[1].start)
-        vectors = self._clip_vectors([piece for _, piece in by_length])
-        for (index, piece), vector in zip(by_length, vectors, strict=True):
-            heard[index].plan.append((piece.start, piece.stop))
-            heard[index].vectors.append(vector)
-
-    def _clip_vectors(self, pieces: Sequence[Piece]) -> Tensor:
-        return F.normalize(self._features(pieces).clip.float(), dim=-1).cpu()
+    def _clip_vectors(self, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
+        """A unit vector (D,) of each."""
+        return F.normalize(self._features(pieces).clip.float(), dim=-1).cpu().unbind()
 
     @torch.no_grad()
     def _features(self, pieces: Sequence[Piece]) -> AudioFeatures:
@@ -483,12 +459,6 @@ class EchoicModel:
     def _autocast(self) -> AbstractContextManager[object]:
         enabled = self.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-    def _finished(
-        self, heard: dict[int, _Heard], *, unfinished: int | None
-    ) -> Iterator[tuple[int, Tensor]]:
-        for index in [i for i in heard if i != unfinished]:
-            yield index, heard.pop(index).pooled()
 
     # -- text ------------------------------------------------------------
 
@@ -607,31 +577,10 @@ def is_own(name: str) -> bool:
     return weights and not (path / "config.json").is_file()
 
 
-class _Sound:
-    """Whether anything was heard in the blocks that passed."""
-
-    heard = False
-
-    def watched(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        for block in blocks:
-            self.heard = self.heard or bool(np.any(np.abs(block) >= SILENCE_PEAK))
-            yield block
-
-
-def _as_items(items: Any) -> Iterable[AudioLike]:
-    """Many items, or one alone. A pair that ends in a number is one: (array, rate_hz)."""
-    single = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Tensor)
-    pair = isinstance(items, tuple) and len(items) == 2 and isinstance(items[1], Real)
-    one = pair or isinstance(items, single) or hasattr(items, "read")
-    return items if isinstance(items, Iterable) and not one else [items]
-
-
-def _name(index: int, item: object) -> str:
-    """What errors call an item: its path, or its place."""
-    if isinstance(item, (str, os.PathLike)):
-        return os.fsdecode(item)
-    named = getattr(item, "name", None)
-    return named if isinstance(named, str) else f"item {index}"
+def _pooled(windows: Sequence[Stretch[Tensor]]) -> Tensor:
+    """The mean of the windows' unit vectors in which every sample counts once, as a unit vector."""
+    weights = torch.from_numpy(window_weights([(w.start, w.stop) for w in windows])).float()
+    return F.normalize(weights @ torch.stack([w.found for w in windows]), dim=0)
 
 
 def _named(labels: str | Sequence[str]) -> list[str]:

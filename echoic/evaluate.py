@@ -1,5 +1,5 @@
-"""How good is a model: retrieval, zero-shot classification, word order and attributes, each with
-its interval.
+"""How good is a model: retrieval, zero-shot classification, captions, word order and attributes,
+each with its interval.
 
 `evaluate` measures on a person's own captioned clips, `evaluate_synth` on the held-out part of the
 embedded corpus. Both give an `Evaluation`, which becomes JSON, a table, or a report
@@ -22,11 +22,15 @@ from echoic.api import EchoicModel
 from echoic.data.clips import Clip, Source, heard_or_noted
 from echoic.data.synth import CLASSES, Choice, Scene, attribute_pairs, order_pairs, sound_class
 from echoic.data.synth.corpus import SceneSource, draw_scenes, render_all
+from echoic.encoders.generation import Beam
+from echoic.encoders.generation import Search as CaptionSearch
 from echoic.eval.bootstrap import Bootstrap, Interval
-from echoic.eval.evaluation import Evaluation, Search, ZeroShot
+from echoic.eval.captioning import score_captions
+from echoic.eval.evaluation import Captioned, Evaluation, Search, ZeroShot
 from echoic.eval.order import ALL, order_accuracy
 from echoic.eval.ranks import Floats, unit_rows
 from echoic.eval.retrieval import Map10, Retrieval, retrieve
+from echoic.eval.space import measure_space
 from echoic.eval.zeroshot import (
     LAION_TEMPLATE,
     class_scores,
@@ -73,18 +77,22 @@ def evaluate(
     template: str = LAION_TEMPLATE,
     labels: Sequence[str] | None = None,
     map10: Map10 = "sorted",
+    captions: CaptionSearch | None = Beam(),
     bootstrap: Bootstrap | None = None,
 ) -> Evaluation:
     """Retrieval both ways; where every clip has exactly one tag, also zero-shot classification by
-    these tags.
+    these tags; of a model with a decoder also captioning.
 
     name: of the data, for the report. labels: all classes, in words; None: the tags that there are.
-    map10: of audio to text, see `eval.retrieval`. A clip that cannot be heard is named in the log
-    and left out. Raises DataError where none is left, or a tag is none of `labels`.
+    map10: of audio to text, see `eval.retrieval`. captions: how they are written; None: not at all,
+    which is much quicker. A clip that cannot be heard is named in the log and left out. Raises
+    DataError where none is left, or a tag is none of `labels`.
     """
     heard = hear(model, source)
     clips = [source.clips[i] for i in heard.kept]
-    search = _search(model, clips, heard.vectors, [clip.key for clip in clips], map10)
+    names = [clip.key for clip in clips]
+    search = _search(model, clips, heard.vectors, names, map10)
+    captioned = _captioned(model, source, heard.kept, names, captions)
     protocol = [_search_words(search.ranks)]
     zero_shot = None
     labels = _classes(clips, labels)
@@ -99,10 +107,15 @@ def evaluate(
     return Evaluation(
         model=describe(model),
         data=_about(name, clips, heard.bad),
-        protocol=(*protocol, _interval_words(bootstrap or Bootstrap(seed=0))),
+        protocol=(
+            *protocol,
+            *_captioning_words(captioned, captions),
+            _interval_words(bootstrap or Bootstrap(seed=0)),
+        ),
         bootstrap=bootstrap or Bootstrap(seed=0),
         search=search,
         zero_shot=zero_shot,
+        captioned=captioned,
     )
 
 
@@ -112,10 +125,11 @@ def evaluate_synth(
     *,
     scenes: Source | None = None,
     processes: int = 1,
+    captions: CaptionSearch | None = Beam(),
     bootstrap: Bootstrap | None = None,
 ) -> Evaluation:
     """Retrieval, zero-shot classification of single events, order and attributes, on the test split
-    of the corpus.
+    of the corpus; captions as in `evaluate`.
 
     scenes: a source to search instead of drawn scenes, such as the corpus's own test shards.
     processes: that render.
@@ -136,6 +150,7 @@ def evaluate_synth(
     clips = [scenes.clips[i] for i in heard.kept]
     names = [", ".join(clip.tags[:2]) for clip in clips]
     search = _search(model, clips, heard.vectors, names)
+    captioned = _captioned(model, scenes, heard.kept, names, captions)
     zero_shot = _synth_zero_shot(model, singles, single_vectors)
     pairs, attributes = _synth_pairs(model, items, item_vectors, boot)
     return Evaluation(
@@ -143,12 +158,14 @@ def evaluate_synth(
         data=_about("embedded corpus, test split", clips, heard.bad),
         protocol=(
             _search_words(search.ranks),
+            *_captioning_words(captioned, captions),
             *_synth_words(size, zero_shot),
             _interval_words(boot),
         ),
         bootstrap=boot,
         search=search,
         zero_shot=zero_shot,
+        captioned=captioned,
         pairs=pairs,
         attributes=attributes,
     )
@@ -199,7 +216,26 @@ def _search(
     text = model.embed_text([caption for clip in clips for caption in clip.captions])
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     ranks = retrieve(audio.numpy(), text.numpy(), owner, map10=map10)
-    return Search(ranks, names, [clip.captions[0] for clip in clips], audio, text[first])
+    space = measure_space(audio.numpy(), text.numpy(), ranks.owner)
+    return Search(ranks, names, [clip.captions[0] for clip in clips], audio, text[first], space)
+
+
+def _captioned(
+    model: EchoicModel,
+    source: Source,
+    kept: Sequence[int],
+    names: Sequence[str],
+    how: CaptionSearch | None,
+) -> Captioned | None:
+    """The model's captions of the clips `kept` that people captioned too; None where it writes
+    none."""
+    if how is None or model.network.decoder is None:
+        return None
+    told = [(i, name) for i, name in zip(kept, names, strict=True) if source.clips[i].captions]
+    found = model.caption((source.read(i, model.rate_hz) for i, _ in told), how=how)
+    references = [source.clips[i].captions for i, _ in told]
+    scores = score_captions(found, references)
+    return Captioned(scores, [name for _, name in told], found, references)
 
 
 def _classes(clips: Sequence[Clip], labels: Sequence[str] | None) -> list[str]:
@@ -277,6 +313,15 @@ def _synth_words(size: SynthSize, zero_shot: ZeroShot) -> tuple[str, str, str]:
         f"same with the events swapped; {size.pairs} clips of one event with an attribute and with "
         "its opposite. Chance is one half.",
     )
+
+
+def _captioning_words(done: Captioned | None, how: CaptionSearch | None) -> list[str]:
+    if done is None:
+        return []
+    return [
+        f"Captioning: {len(done.captions)} clips, each captioned once, by {how}, and held against "
+        "all its captions. BLEU, ROUGE-L and CIDEr-D as COCO's evaluation code computes them."
+    ]
 
 
 def _interval_words(bootstrap: Bootstrap) -> str:

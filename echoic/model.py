@@ -2,6 +2,7 @@
 
     samples -> front end -> encoder -> tokens, clip vector          (audio tower)
     token ids -> encoder -> tokens, text vector                      (text tower)
+    tokens of sound, token ids -> what comes next                    (decoder, if it has one)
 
 The front end is part of the audio tower and of its description, so rate, mel bank and normalisation
 travel with the weights. B clips or texts, T samples, P tokens, D width.
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from echoic.audio.frontend import FrontEndSpec
 from echoic.config import Spec
 from echoic.encoders.clap_text import ClapTextSpec
+from echoic.encoders.decoder import CaptionDecoder, DecoderSpec
 from echoic.encoders.htsat import FRAMES, MEL_BINS, HtsatSpec
 from echoic.encoders.m2d import M2dSpec
 from echoic.encoders.pann import PannSpec
@@ -49,12 +51,13 @@ class ModelSpec(Spec):
 
     max_s: the longest stretch of audio heard at once; longer recordings are heard in windows of
     that length. An encoder with a fixed window hears just that. text: None for a model of sound
-    alone.
+    alone. decoder: for a model that captions, in the words of its text tower.
     """
 
     front_end: FrontEndSpec
     audio: AudioSpec
     text: TextSpec | None
+    decoder: DecoderSpec | None = None
     embed_dim: Annotated[int, Field(ge=1)]
     max_s: Annotated[float, Field(gt=0)] = 30.0
 
@@ -86,6 +89,10 @@ class ModelSpec(Spec):
             _check_window(audio, front)
         if isinstance(text, SmallTextSpec):
             _check_heads("text", text.width, text.heads, rotary_axes=1)
+        if self.decoder is not None and isinstance(text, SentenceTextSpec | None):
+            raise ValueError(
+                f"decoder: writes the words that a text tower reads; text is {self.text_kind}"
+            )
         if (vector := _given_width(text)) not in (None, self.embed_dim):
             raise ValueError(f"text vectors of {vector} in a space of {self.embed_dim}")
         return self
@@ -136,6 +143,11 @@ class LanguageAudioModel(nn.Module):
         self.audio = _audio_tower(spec)
         self.text = _text_tower(spec.text, spec.embed_dim)
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(1 / 0.07)))
+        self.decoder = (
+            CaptionDecoder(spec.decoder, audio_width=self.audio.token_width)
+            if spec.decoder
+            else None
+        )
 
     def forward(self, audio: Ragged, text: Ragged) -> tuple[Tensor, Tensor]:
         if isinstance(self.text, SentenceTower):
@@ -155,10 +167,13 @@ class LanguageAudioModel(nn.Module):
     def space_id(self) -> str:
         """Sixteen hex digits that name the space of the vectors: weights, front end and windowing.
 
-        The same wherever and in whatever wider type the weights are held.
+        The same wherever and in whatever wider type the weights are held, with a decoder or
+        without.
         """
         digest = hashlib.sha256(_described(self.spec).encode())
         for name, tensor in sorted(self.state_dict().items()):
+            if name.startswith("decoder."):
+                continue
             values = tensor.detach().cpu().reshape(-1)
             values = values.float() if values.is_floating_point() else values
             digest.update(name.encode())
@@ -173,7 +188,7 @@ _ADDED = {("text", "pool"): "pooler", ("text", "projection"): "two_layers"}
 
 def _described(spec: ModelSpec) -> str:
     """As JSON, for `space_id`."""
-    tree = spec.model_dump(mode="json")
+    tree = spec.model_dump(mode="json", exclude={"decoder"})
     for (part, name), before in _ADDED.items():
         if tree[part] and tree[part].get(name) == before:
             del tree[part][name]

@@ -1,7 +1,8 @@
 """The objective of a recipe: its model, with what is learnt, as the one module that is trained.
 
 `make_task` picks by what the recipe's `objectives` name: masked modelling (M2D), the contrastive
-loss on visible patches (M2D-CLAP's second stage), or the contrastive loss on whole clips.
+loss on visible patches (M2D-CLAP's second stage), or losses on whole clips: the contrastive one
+alone, or with captioning and self-distillation beside it (SLAP).
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from echoic.data.labels import labels_of
 from echoic.data.noise import Noise
 from echoic.data.sources import open_source
 from echoic.encoders.m2d import M2dSpec
+from echoic.encoders.slap import SlapSpec
 from echoic.listening import AudioTower
 from echoic.model import LanguageAudioModel
 from echoic.nn.masking import RandomMask
 from echoic.nn.vit import Vit
+from echoic.objectives.contrastive import unit_contrastive_loss
 from echoic.objectives.masked_duo import (
     ColumnPredictor,
     MaskedDuo,
     Predictor,
-    centred,
-    standardised,
 )
 from echoic.objectives.masked_duo_task import (
     M2dModel,
@@ -42,10 +43,13 @@ from echoic.objectives.second_task import (
     TeacherSecond,
     noise_level,
 )
+from echoic.objectives.self_distillation import SelfDistillation
+from echoic.objectives.sigmoid import SigmoidContrast
+from echoic.objectives.slap_task import SlapTask
 from echoic.objectives.task import ContrastiveTask
 from echoic.recipes.recipe import MaskedSpec, NoiseSpec, ObjectiveSpec, Recipe, SecondSpec
 from echoic.teachers import open_teacher
-from echoic.towers import M2dTower, SentenceTextSpec
+from echoic.towers import M2dTower, PackedTower, SentenceTextSpec
 from echoic.train.process import isolated_rng
 from echoic.types import Batch, ConfigError, Ragged
 
@@ -66,6 +70,8 @@ def make_task(
     """
     objectives, tower = recipe.objectives, model.audio
     _check(recipe)
+    if not objectives.captioning:
+        _without_gradient(model.decoder)
     if objectives.logit_scale is not None:
         model.logit_scale.data.fill_(objectives.logit_scale).log_()
     if isinstance(tower, M2dTower):
@@ -73,6 +79,8 @@ def make_task(
             return _masked(recipe, objectives.masked, model, tower, source, sentences)
         if sentences or objectives.visible or objectives.frozen:
             return _visible(objectives, model, tower, sentences)
+    if objectives.captioning or objectives.distillation or objectives.pairs != "softmax":
+        return _slap(recipe, model)
     return ContrastiveTask(
         _synchronised(model),
         weight=objectives.contrastive,
@@ -103,6 +111,18 @@ def _check(recipe: Recipe) -> None:
             raise ConfigError(
                 f"model.text: M2D alone learns from sentence vectors, not {audio.kind}"
             )
+    if objectives.distillation and not isinstance(audio, SlapSpec):
+        raise ConfigError(f"objectives.distillation: for SLAP's encoder, not for {audio.kind}")
+    if objectives.captioning and recipe.model.decoder is None:
+        raise ConfigError("objectives.captioning: needs a decoder (model.decoder)")
+    for name, wanted in (
+        ("captioning", objectives.captioning),
+        ("pairs", objectives.pairs != "softmax"),
+    ):
+        if wanted and asked:
+            raise ConfigError(f"objectives.{name}: not beside objectives.{asked[0]}")
+        if wanted and isinstance(text, SentenceTextSpec):
+            raise ConfigError(f"objectives.{name}: not with a model that reads sentence vectors")
     if objectives.masked is None:
         if text is None:
             raise ConfigError("objectives.masked: a model of sound alone learns by nothing else")
@@ -119,6 +139,36 @@ def _synchronised(model: LanguageAudioModel) -> LanguageAudioModel:
     if dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
+
+
+def _without_gradient(*parts: nn.Module | None) -> None:
+    """Of parts that no loss reaches."""
+    for part in filter(None, parts):
+        part.requires_grad_(False)
+
+
+# -- several losses on whole clips -----------------------------------------------------------------
+
+
+def _slap(recipe: Recipe, model: LanguageAudioModel) -> SlapTask:
+    objectives, spec = recipe.objectives, recipe.objectives.distillation
+    distillation = None
+    if spec is not None:
+        tower = model.audio
+        assert isinstance(tower, PackedTower)  # as _check saw to
+        with isolated_rng(recipe.run.seed):
+            distillation = SelfDistillation(tower.encoder, spec, width=tower.token_width)
+    return SlapTask(
+        _synchronised(model),
+        steps=recipe.optim.steps,
+        contrast=SigmoidContrast() if objectives.pairs == "sigmoid" else unit_contrastive_loss,
+        weight=objectives.contrastive,
+        distillation=distillation,
+        captioning=objectives.captioning,
+        parallel_captions=objectives.parallel_captions,
+        shared_view=objectives.shared_view,
+        augment=recipe.frame_augment.seeded,
+    )
 
 
 # -- the contrastive loss on part of the patches ---------------------------------------------------
@@ -158,8 +208,7 @@ def _masked(
         second = _second(masked.second, tower, source) if masked.second else None
     if not weight:  # nothing reaches what is of texts
         model.logit_scale.requires_grad_(False)
-        for part in filter(None, (model.text, tower.projection)):
-            part.requires_grad_(False)
+        _without_gradient(model.text, tower.projection)
     cache_bytes = recipe.data.cache_mb * 2**20
     return M2dTask(
         cast(M2dModel, model),
@@ -191,8 +240,7 @@ def _duo(masked: MaskedSpec, tower: M2dTower) -> MaskedDuo:
     predictor = Predictor(
         masked.predictor, width=spec.width, rows=tower.encoder.rows, columns=spec.columns
     )
-    prepare = centred if masked.targets == "centred" else standardised
-    duo = MaskedDuo(target, predictor, target_layers=masked.target_layers, prepare=prepare)
+    duo = MaskedDuo(target, predictor, target_layers=masked.target_layers)
     duo.start(tower.encoder)
     return duo
 

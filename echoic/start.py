@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +76,29 @@ def start(recipe: Recipe, source: Source, tokenizer_file: Path, *, fresh: bool) 
 
     Raises ConfigError, CheckpointError.
     """
+    begun = _start(recipe, source, tokenizer_file, fresh=fresh)
+    decoder = begun.spec.decoder
+    if decoder is None or begun.tokenizer is None:
+        return begun
+    decoder = decoder.model_copy(update=_words_of(begun.tokenizer))
+    return replace(begun, spec=begun.spec.model_copy(update={"decoder": decoder}))
+
+
+def _words_of(tokenizer: TextTokenizer) -> dict[str, object]:
+    """What a decoder must know of the tokenizer whose ids it writes. Raises ConfigError where that
+    frames no text."""
+    frame = tokenizer([""])[0]
+    if len(frame) != 2 or frame[0] == frame[1]:
+        raise ConfigError(
+            "model.decoder: its tokenizer does not put a begin and an end around a text, so no "
+            "caption would end"
+        )
+    begin, end = frame
+    unsaid = tuple(sorted(tokenizer.special_ids - {begin, end}))
+    return {"vocab": tokenizer.vocab, "begin_id": begin, "end_id": end, "unsaid_ids": unsaid}
+
+
+def _start(recipe: Recipe, source: Source, tokenizer_file: Path, *, fresh: bool) -> Start:
     spec, given = recipe.model, recipe.start
     if given.model is not None:
         return _of_model(spec, given.model, given.text)
@@ -110,7 +133,11 @@ def _of_model(spec: ModelSpec, name: str, text: str | None) -> Start:
         for n, t in content.model.state_dict().items()
         if not n.removeprefix("audio.encoder.").startswith(_OF_TAGGING)
     }
-    weights = Weights("", tensors, f"start.model {name}")
+    lacks_decoder = spec.decoder is not None and found.decoder is None
+    if lacks_decoder:  # one is begun on it
+        found = found.model_copy(update={"decoder": spec.decoder})
+    may_lack = ("decoder.",) if lacks_decoder else ()
+    weights = Weights("", tensors, f"start.model {name}", may_lack=may_lack)
     return Start(_headless(found), content.tokenizer, (weights,))
 
 

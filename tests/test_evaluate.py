@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import pytest
 from echoic.api import EchoicModel
 from echoic.data.clips import Clip
 from echoic.data.synth.corpus import SceneSource, draw_scenes
+from echoic.encoders.generation import Greedy
 from echoic.eval.bootstrap import Bootstrap
+from echoic.eval.captioning import score_captions
 from echoic.eval.retrieval import retrieval_metrics
+from echoic.eval.space import Space, measure_space
 from echoic.evaluate import SynthSize, evaluate, evaluate_synth
 from echoic.types import AudioError, DataError
 from tests import tiny
@@ -54,6 +58,26 @@ def test_retrieval_equals_its_parts(model):
     got = {name: bounds.value for name, bounds in found.metrics.items()}
     assert got == pytest.approx({f"retrieval/{name}": v for name, v in wanted.items()})
     assert found.zero_shot is None
+    space = measure_space(audio.numpy(), text.numpy(), np.repeat(np.arange(3), 2))
+    document = found.to_json()
+    wanted = {f"space/{name}": value for name, value in space.metrics().items()}
+    given = {k: v for k, v in document["metrics"].items() if k.startswith("space/")}
+    assert {k: v["value"] for k, v in given.items()} == pytest.approx(wanted)
+    assert all(v["low"] is None and v["high"] is None for v in given.values())
+    assert document["alarms"] == list(space.alarms().values())
+
+
+def test_an_alarming_space_is_said_first(model):
+    """In the table, the JSON and the report's head; a healthy one is no word there."""
+    found = evaluate(model, Tones(["a", "b", "c"]), bootstrap=BOOT)
+    healthy = Space(40, 40, 16, 0.5, 0.5, 8.0, 8.0, 0.3, 0.5, 0.1, 0.05, 0.05)
+    for gap, told in ((0.3, False), (1.7, True)):
+        space = replace(healthy, gap=gap)
+        judged = replace(found, search=replace(found.search, space=space))
+        document = judged.to_json()
+        assert any("modality gap 1.70" in words for words in document["alarms"]) is told
+        assert bool(judged.table().caption) is told
+        assert bool(judged.report().sections[0].lead) is told
 
 
 def test_one_tag_each_is_classified(model):
@@ -105,20 +129,71 @@ def test_synth_measures_all(model):
         assert again.metrics[name] == bounds
 
 
+# captions
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return tiny.captioner()
+
+
+def test_captions_are_scored_against_all_of_a_clip(captioner):
+    source = Tones(["a", "bad", "b", "c"])
+    found = evaluate(captioner, source, captions=Greedy(), bootstrap=BOOT)
+    waves = [source.read(i, captioner.rate_hz) for i in (0, 2, 3)]
+    wanted = captioner.caption(waves, how=Greedy())
+    assert found.captioned.captions == wanted
+    assert list(found.captioned.names) == ["a", "b", "c"]
+    scores = score_captions(wanted, [source.clips[i].captions for i in (0, 2, 3)])
+    document = found.to_json()["metrics"]
+    for name, value in scores.metrics().items():
+        assert document[f"captioning/{name}"]["value"] == pytest.approx(value)
+    assert any("3 clips, each captioned once, by Greedy" in words for words in found.protocol)
+
+
+def test_no_captions_are_asked_for_or_there_is_no_decoder(model, captioner):
+    for asked in (
+        evaluate(captioner, Tones(["a", "b"]), captions=None, bootstrap=BOOT),
+        evaluate(model, Tones(["a", "b"]), bootstrap=BOOT),
+    ):
+        assert asked.captioned is None
+        assert not any("caption" in name for name in asked.to_json()["metrics"])
+        assert not any("Captioning" in words for words in asked.protocol)
+
+
+def test_captions_in_table_and_report(captioner, tmp_path):
+    source = Tones([f"clip {i}" for i in range(3)])
+    found = evaluate(captioner, source, captions=Greedy(), bootstrap=BOOT)
+    assert found.table().row_count == len(found.metrics)
+    page = found.write_report(tmp_path / "report.html").read_text()
+    for words in ("Captions, CIDEr-D", "ROUGE-L", "BLEU-4", "From the best to the worst", "clip 2"):
+        assert words in page
+
+
+def test_synth_captions_its_scenes(captioner):
+    found = evaluate_synth(captioner, SIZE, captions=Greedy(), bootstrap=BOOT)
+    scenes = SceneSource(draw_scenes(SIZE.scenes, split="test", max_s=SIZE.max_s))
+    assert found.captioned.references == [clip.captions for clip in scenes.clips]
+    assert {"captioning/cider_d", "captioning/rouge_l", "order/accuracy"} < set(found.metrics)
+
+
+# all forms
+
+
 def test_json_table_and_report(model, tmp_path):
     found = evaluate_synth(model, SIZE, bootstrap=BOOT)
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert document["metrics"]["order/accuracy"]["low"] <= 1
     assert document["model"]["recipe"] == "tiny"
-    assert found.table().row_count == len(document["metrics"])
+    assert found.table().row_count == len(found.metrics)
     (tmp_path / "log.jsonl").write_text(
         '{"kind": "train", "step": 1, "loss": 2.0, "lr": 0.1}\n'
         '{"kind": "eval", "step": 1, "metrics": {}}\n'
     )
     (tmp_path / "recipe.yaml").write_text("name: tiny\noptim: {lr: 0.125}\n")
     page = found.write_report(tmp_path / "r" / "report.html", run_folder=tmp_path).read_text()
-    for word in ("Loss", "Retrieval", "Similarity", "Confusion", "Order", "0.125", "bootstrap"):
-        assert word in page
+    words = "Loss Retrieval Similarity Embedding Confusion Order 0.125 bootstrap"
+    assert all(word in page for word in words.split())
 
 
 def test_report_on_unwritable_place_names_it(model, tmp_path):

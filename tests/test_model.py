@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from echoic.convert.native import ModelFile, load_model, save_model
+from echoic.encoders.decoder import DecoderSpec
 from echoic.encoders.text import HfTextSpec
 from echoic.model import ModelSpec, build
 from echoic.objectives.task import ContrastiveTask
@@ -276,3 +277,48 @@ def test_the_space_of_an_m2d_changes_with_what_it_computes():
     tagged.audio.tagger.norm.running_mean += 1.0
     seen.add(tagged.space_id())
     assert len(seen) == 7
+
+
+# -- with a decoder --------------------------------------------------------------------------------
+
+DECODER = DecoderSpec(vocab=300, depth=1, width=32, heads=2, hidden=48)
+
+
+def test_a_decoder_changes_neither_the_other_weights_nor_the_name_of_the_space():
+    plain, captioning = build(spec(), seed=1), build(spec(decoder=DECODER), seed=1)
+    own = captioning.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in plain.state_dict().items())
+    assert any(name.startswith("decoder.") for name in own)
+    assert captioning.space_id() == plain.space_id()
+
+
+def test_a_decoder_is_saved_and_read_with_its_model(tmp_path):
+    made = build(spec(decoder=DECODER), seed=1)
+    save_model(tmp_path / "model.safetensors", ModelFile(made, tokenizer(), {}))
+    read = load_model(tmp_path / "model.safetensors").model
+    assert read.spec == made.spec
+    assert torch.equal(weights(read), weights(made))
+
+
+@pytest.mark.parametrize("encoder", ["slap", "laion", "m2d"])
+def test_a_decoder_hears_any_encoders_tokens(encoder):
+    towers = {"slap": spec(), "laion": clap.spec(), "m2d": m2d.spec("mlp", text="small")}
+    model = build(towers[encoder].model_copy(update={"decoder": DECODER}), seed=0)
+    given = batch()
+    heard = model.audio(given.audio)
+    logits = model.decoder(Ragged(heard.tokens, heard.offsets), given.text)
+    assert logits.shape == (len(given.text.values), 300)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"text": None, "embed_dim": 16}, "decoder: writes the words that a text tower reads"),
+        ({"decoder": {"vocab": 300, "width": 30, "heads": 4}}, "width 30 is not a multiple of"),
+        ({"decoder": {"vocab": 2}}, "id 2 is not in a vocabulary of 2"),
+    ],
+)
+def test_a_decoder_that_cannot_be_built_is_told(changes, wanted):
+    tree = spec(decoder=DECODER).model_dump() | changes
+    with pytest.raises(ConfigError, match=wanted):
+        ModelSpec.parse(tree, where="model")

@@ -41,6 +41,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+# SLAP's three objectives, as small as can be
+ALL_THREE = (
+    "model.decoder={vocab: 300, depth: 1, width: 32, heads: 2, hidden: 48}",
+    "objectives.distillation={head: {layers: 2, hidden: 24, bottleneck: 8, prototypes: 16}}",
+    "objectives.captioning=0.5",
+)
+
+
 class Stopping:
     """A source in which a clip cannot be read any more after `reads`: a power cut, a Ctrl-C."""
 
@@ -82,12 +90,16 @@ def test_the_average_is_exported_where_one_is_kept(source, tmp_path):
     assert not torch.equal(average[f"model.{weight}"], last[f"model.{weight}"])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_stopped_training_goes_on_as_if_nothing_had_happened(source, tmp_path, precision):
+@pytest.mark.parametrize(
+    ("precision", "changes"), [("fp32", ()), ("bf16", ()), ("bf16", ALL_THREE)]
+)
+def test_a_stopped_training_goes_on_as_if_nothing_had_happened(
+    source, tmp_path, precision, changes
+):
     """Bit for bit, in bf16 too, with changes of waves and frames drawn at random."""
     chosen = recipe(steps=7, precision=precision).override(
         ["wave_augment.speed=0.1", "wave_augment.gain_db=6", "frame_augment.time_share=0.2",
-         "frame_augment.warp=0.1", "data.cache_mb=0"]
+         "frame_augment.warp=0.1", "data.cache_mb=0", *changes]
     )  # fmt: skip
     pretrain(chosen, source, tmp_path / "whole", valid=source)
     with pytest.raises(KeyboardInterrupt):
@@ -102,6 +114,38 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(source, tmp_path,
     for name in ("recipe.yaml", "tokenizer.json"):
         parts = tmp_path / "parts" / name
         assert parts.read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_captioning_model_holds_its_decoder_and_no_teacher(source, tmp_path):
+    done = pretrain(recipe(steps=3).override(ALL_THREE), source, tmp_path, valid=source)
+    content = load_model(done.model_file)
+    decoder = content.model.spec.decoder
+    begin, end = content.tokenizer([""])[0]
+    assert (decoder.vocab, decoder.begin_id, decoder.end_id) == (
+        content.tokenizer.vocab, begin, end
+    )  # fmt: skip
+    assert set(decoder.unsaid_ids) == content.tokenizer.special_ids - {begin, end}
+    parts = {name.split(".")[0] for name in saved(tmp_path)}
+    assert parts == {"audio", "text", "logit_scale", "decoder"}
+    assert {"contrastive", "distillation", "captioning"} == done.result.losses.keys()
+
+
+def test_a_training_goes_on_from_a_model_with_its_decoder_or_begins_one(source, tmp_path):
+    whole = recipe(steps=2).override(ALL_THREE)
+    first = pretrain(whole, source, tmp_path / "first").model_file
+    still = "optim.lr=0"
+    on = pretrain(
+        whole.override([f"start.model={first}", still]), source, tmp_path / "on"
+    ).model_file
+    assert same(saved(first), saved(on))
+
+    plain = pretrain(recipe(steps=2), source, tmp_path / "plain").model_file
+    begun = pretrain(
+        whole.override([f"start.model={plain}", still]), source, tmp_path / "begun"
+    ).model_file
+    heard = {n: t for n, t in saved(begun).items() if not n.startswith("decoder.")}
+    assert same(heard, saved(plain))
+    assert len(heard) < len(saved(begun))
 
 
 def test_the_seed_fixes_the_run_and_no_global_generator_moves(source, tmp_path):

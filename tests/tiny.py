@@ -14,6 +14,7 @@ from echoic.audio.frontend import slap
 from echoic.convert.native import ModelFile
 from echoic.data.clips import Clip
 from echoic.data.sources import FileSource
+from echoic.encoders.decoder import DecoderSpec
 from echoic.encoders.slap import SlapSpec
 from echoic.encoders.text import SmallTextSpec
 from echoic.encoders.tokenizer import TextTokenizer
@@ -54,6 +55,17 @@ def content(seed: int = 0, *, card: dict[str, Any] | None = None, **changes: Any
 
 def model(**changes: Any) -> EchoicModel:
     return EchoicModel(content(**changes))
+
+
+def captioner(seed: int = 0, **changes: Any) -> EchoicModel:
+    """With a decoder, whose words are as good as drawn."""
+    return EchoicModel(content(seed, decoder=decoder(), **changes))
+
+
+def decoder() -> DecoderSpec:
+    return DecoderSpec(
+        vocab=tokenizer().vocab, depth=2, width=32, heads=2, hidden=48, max_tokens=32
+    )
 
 
 def noise(seconds: float, seed: int = 0) -> np.ndarray:

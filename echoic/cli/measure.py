@@ -144,6 +144,14 @@ def evaluate(
             "over-count."
         ),
     ] = Map10.sorted,
+    captions: Annotated[
+        bool,
+        typer.Option(
+            "--captions/--no-captions",
+            help="Of a model with a decoder: write captions and judge them too, which takes most "
+            "of the time.",
+        ),
+    ] = True,
     processes: Processes = None,
     report: Annotated[
         Path | None,
@@ -163,8 +171,8 @@ def evaluate(
     captions_from: CaptionsFrom = None,
     leave_out: LeaveOut = None,
 ) -> None:
-    """Measure a model: retrieval both ways, zero-shot classification, word order and attributes; or
-    a published task.
+    """Measure a model: retrieval both ways, zero-shot classification, captions, word order and
+    attributes; or a published task.
 
     Clips with exactly one tag each are classified by these tags too. Every figure comes with its
     interval.
@@ -207,6 +215,7 @@ def evaluate(
     if (data is None) == (suite is None):
         raise wrong("eval: give --data PATH or --suite synth, one of the two")
     from echoic.data.split import hold_out
+    from echoic.encoders.generation import Beam
     from echoic.eval.prompts import find_prompts
     from echoic.eval.zeroshot import LAION_TEMPLATE
     from echoic.evaluate import SynthSize, evaluate, evaluate_synth
@@ -219,9 +228,12 @@ def evaluate(
         model, tokenizer=tokenizer, text_encoder=text_encoder, long=long, precision=precision
     )
     listener.require_text()  # where there is none, that is told before hours of listening
+    written = Beam() if captions else None
     if data is None:
         size = SynthSize(scenes=scenes, singles=items, pairs=items)
-        found = evaluate_synth(listener, size, processes=processes or available_cpus())
+        found = evaluate_synth(
+            listener, size, processes=processes or available_cpus(), captions=written
+        )
     else:
         table = TableOptions(
             audio_dir, file_column, caption_column, tag_column, missing, captions_from, leave_out
@@ -240,6 +252,7 @@ def evaluate(
             template=sentence.template,
             labels=sentence.labels,
             map10=map10.value,
+            captions=written,
         )
     emit(found.to_json()) if as_json else show(found.table())
     if report is not None:

@@ -222,15 +222,21 @@ class HeardFiles:
     errors: list[dict[str, str]]
 
     def finish(self) -> None:
-        """Raises EchoicError where something was left out: the command then ends with 2."""
-        if not self.errors:
-            return
-        bad, total = len(self.errors), len(self.errors) + len(self.files)
-        if total == 1:
-            raise wrong(f"{self.errors[0]['file']}: {self.errors[0]['error']}")
-        for entry in self.errors:
-            say(f"left out: {entry['file']}: {entry['error']}")
-        raise wrong(f"{bad} of {total} files could not be used (named above); the rest is done")
+        """Raises EchoicError where something was left out."""
+        tell_left_out(self.errors, done=len(self.files))
+
+
+def tell_left_out(errors: list[dict[str, str]], *, done: int) -> None:
+    """Name the files that were left out. Raises EchoicError where there are any: the command then
+    ends with 2."""
+    if not errors:
+        return
+    bad, total = len(errors), len(errors) + done
+    if total == 1:
+        raise wrong(f"{errors[0]['file']}: {errors[0]['error']}")
+    for entry in errors:
+        say(f"left out: {entry['file']}: {entry['error']}")
+    raise wrong(f"{bad} of {total} files could not be used (named above); the rest is done")
 
 
 def hear_files(listener: EchoicModel, given: list[Path]) -> HeardFiles:
@@ -250,7 +256,7 @@ def hear_files(listener: EchoicModel, given: list[Path]) -> HeardFiles:
             files += names
             blocks.append(vectors)
         else:
-            sounds += _recordings(path)
+            sounds += recordings(path)
     errors: dict[int, str] = {}
 
     def note(index: int, error: AudioError) -> None:
@@ -264,7 +270,7 @@ def hear_files(listener: EchoicModel, given: list[Path]) -> HeardFiles:
     return HeardFiles(files, torch.cat(blocks), bad)
 
 
-def _recordings(path: Path) -> Iterator[Path]:
+def recordings(path: Path) -> Iterator[Path]:
     """The file itself, or what a folder holds; a missing file is told when it is opened."""
     from echoic.data.clips import AUDIO_SUFFIXES
 

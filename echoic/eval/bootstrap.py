@@ -10,7 +10,7 @@ Shapes: Q queries, C clips that have queries, K figures at once, R resamples.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,6 +68,15 @@ class Bootstrap:
     def mean(self, values: ArrayLike, clip: ArrayLike) -> Interval:
         """Of `values` (Q,)."""
         return self.means(np.asarray(values, dtype=np.float64).reshape(-1, 1), clip)[0]
+
+    def of_sums(self, values: ArrayLike, figures: Callable[[Floats], Floats]) -> list[Interval]:
+        """Of figures that are made of sums over clips: `values` (C, K), `figures` turns sums (r, K)
+        into figures (r, F)."""
+        table, group = _checked(values, np.arange(len(np.asarray(values))))
+        drawn = [figures(counts @ table) for counts in self._draws(group)]
+        low, high = self._bounds(np.concatenate(drawn))
+        rows = zip(figures(table.sum(axis=0, keepdims=True))[0], low, high, strict=True)
+        return [Interval(float(v), float(a), float(b), self.level) for v, a, b in rows]
 
     def median_rank(self, ranks: ArrayLike, clip: ArrayLike) -> Interval:
         """Of the median rank as reported, floor(median) + 1, of `ranks` (Q,) counted from 0."""

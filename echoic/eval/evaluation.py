@@ -16,10 +16,14 @@ from rich.table import Table
 from torch import Tensor
 
 from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.captioning import Captioning
 from echoic.eval.order import ALL
 from echoic.eval.report import Report, Section, Tile
 from echoic.eval.retrieval import Retrieval
 from echoic.eval.sections import (
+    ALARM,
+    captioning_section,
+    cider_tile,
     classification_section,
     configuration_section,
     headline_section,
@@ -28,18 +32,22 @@ from echoic.eval.sections import (
     retrieval_section,
     share_tile,
     similarity_section,
+    space_section,
     training_section,
 )
+from echoic.eval.space import Space
 from echoic.eval.zeroshot import Classification
 from echoic.types import DataError
 
 _ORDER = "order"
+_CIDER = "captioning/cider_d"
+_SPACE = "space/"
 
 
 @dataclass(frozen=True)
 class Search:
     """Retrieval both ways. names: (N,) of the clips, as a reader knows them; captions: (N,) the
-    first of each; audio, text: (N, D) the vectors of both.
+    first of each; audio, text: (N, D) the vectors of both. space: of all clips and all captions.
     """
 
     ranks: Retrieval
@@ -47,12 +55,24 @@ class Search:
     captions: Sequence[str]
     audio: Tensor
     text: Tensor
+    space: Space
 
 
 @dataclass(frozen=True)
 class ZeroShot:
     result: Classification
     labels: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Captions that the model wrote of N clips. names: of the clips, as a reader knows them;
+    references: what people wrote of each."""
+
+    scores: Captioning
+    names: Sequence[str]
+    captions: Sequence[str]
+    references: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -70,13 +90,14 @@ class Evaluation:
     bootstrap: Bootstrap
     search: Search | None = None
     zero_shot: ZeroShot | None = None
+    captioned: Captioned | None = None
     pairs: Mapping[str, Interval] = field(default_factory=dict)
     attributes: Interval | None = None
 
     @cached_property
     def metrics(self) -> dict[str, Interval]:
-        """Every figure by name: `retrieval/text_to_audio_R@1`, `zero_shot/accuracy`,
-        `order/accuracy` ...
+        """Every figure that has an interval, by name: `retrieval/text_to_audio_R@1`,
+        `zero_shot/accuracy`, `captioning/cider_d`, `order/accuracy` ...
         """
         found: dict[str, Interval] = {}
         if self.search:
@@ -84,6 +105,9 @@ class Evaluation:
             found |= {f"retrieval/{name}": value for name, value in bounds.items()}
         if self.zero_shot:
             found["zero_shot/accuracy"] = self.zero_shot.result.accuracy_interval(self.bootstrap)
+        if self.captioned:
+            bounds = self.captioned.scores.intervals(self.bootstrap)
+            found |= {f"captioning/{name}": value for name, value in bounds.items()}
         if _ORDER in self.pairs:
             found["order/accuracy"] = self.pairs[_ORDER]
         if self.attributes:
@@ -103,16 +127,22 @@ class Evaluation:
         return known | dict.fromkeys(twins, 0.5)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for programs; shares are of 1, ranks from 1."""
-        bounds = {
+        """Plain values, for programs; shares are of 1, ranks from 1, CIDEr-D to 10. The figures
+        `space/...` have no interval: low and high are None. alarms: sentences on the space.
+        """
+        bounds: dict[str, dict[str, float | None]] = {
             name: {"value": found.value, "low": found.low, "high": found.high}
             for name, found in self.metrics.items()
         }
+        space = self.search.space if self.search else None
+        for name, value in space.metrics().items() if space else ():
+            bounds[f"{_SPACE}{name}"] = {"value": value, "low": None, "high": None}
         return {
             "model": self.model,
             "data": self.data,
             "metrics": bounds,
             "chance": self.chance(),
+            "alarms": list(space.alarms().values()) if space else [],
             "confidence": self.bootstrap.level,
             "protocol": list(self.protocol),
         }
@@ -131,18 +161,23 @@ class Evaluation:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 
     def report(self, run_folder: Path | None = None) -> Report:
-        sections: list[Section] = [headline_section(self._tiles())]
+        alarming = self.search is not None and self.search.space.alarms()
+        lead = f"{ALARM} The embedding space is not in order: see there." if alarming else ""
+        sections: list[Section] = [headline_section(self._tiles(), lead)]
         if run_folder is not None and (run_folder / "log.jsonl").is_file():
             records = read_log(run_folder / "log.jsonl")
             sections.append(training_section([r for r in records if r.get("kind") == "train"]))
         if self.search:
             sections.append(retrieval_section(self.search.ranks, self.bootstrap))
             sections.append(self._similarity(self.search))
+            sections.append(space_section(self.search.space))
         if self.zero_shot:
             title, labels = "Zero-shot classification", self.zero_shot.labels
             sections.append(
                 classification_section(title, self.zero_shot.result, labels, self.bootstrap)
             )
+        if self.captioned:
+            sections.append(self._captioning(self.captioned))
         if self.pairs:
             sections.append(order_section(self.pairs))
         sections.append(configuration_section(self._settings(run_folder), self.protocol))
@@ -160,11 +195,17 @@ class Evaluation:
             "attributes/accuracy": "Attributes",
         }
         metrics, chance = self.metrics, self.chance()
-        return [
+        tiles = [
             share_tile(label, metrics[name], f"chance {100 * chance[name]:.1f}")
             for name, label in wanted.items()
             if name in metrics
         ]
+        return [*tiles, cider_tile(metrics[_CIDER])] if _CIDER in metrics else tiles
+
+    def _captioning(self, done: Captioned) -> Section:
+        return captioning_section(
+            done.scores, done.names, done.captions, done.references, self.bootstrap
+        )
 
     def _similarity(self, search: Search) -> Section:
         audio, text = search.audio.numpy(), search.text.numpy()
@@ -179,15 +220,23 @@ class Evaluation:
 
 
 def metrics_table(report: Mapping[str, Any]) -> Table:
-    """The figures of `Evaluation.to_json` for people: shares in per cent, ranks as they are."""
+    """The figures of `Evaluation.to_json` for people: shares in per cent, ranks as they are, and
+    CIDEr-D times 100, as papers print it. Of the space only what is alarming, below the table."""
     data = report["data"]
-    table = Table(title=f"{data['name']}: {data['clips']} clips", title_justify="left", box=None)
+    table = Table(
+        title=f"{data['name']}: {data['clips']} clips",
+        title_justify="left",
+        box=None,
+        caption="\n".join(f"space: {told}" for told in report.get("alarms", ())) or None,
+        caption_justify="left",
+    )
     level = f"{100 * report['confidence']:g} % interval"
     for heading in ("figure", "value", level, "chance"):
         table.add_column(heading, justify="left" if heading == "figure" else "right")
     for name, bounds in report["metrics"].items():
-        ranks = name.endswith("_rank")
-        shown = [f"{v:.1f}" if ranks else f"{100 * v:.1f} %" for v in bounds.values()]
+        if name.startswith(_SPACE):
+            continue
+        shown = [_shown(name, bounds[k]) for k in ("value", "low", "high")]
         chance = report["chance"].get(name)
         table.add_row(
             name.replace("_", " "),
@@ -196,3 +245,9 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
             "" if chance is None else f"{100 * chance:.1f} %",
         )
     return table
+
+
+def _shown(name: str, value: float) -> str:
+    if name.endswith("_rank"):
+        return f"{value:.1f}"
+    return f"{100 * value:.1f}" if name == _CIDER else f"{100 * value:.1f} %"

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.captioning import Captioning
 from echoic.eval.heatmap import heat_map
 from echoic.eval.order import ALL
 from echoic.eval.plots import (
@@ -28,18 +29,38 @@ from echoic.eval.plots import (
 from echoic.eval.ranks import MAP_DEPTH, RECALL_AT, Floats, unit_rows
 from echoic.eval.report import Block, Prose, Section, Settings, Tile, Tiles
 from echoic.eval.retrieval import DIRECTIONS, Retrieval
+from echoic.eval.space import (
+    LEAST_DIMENSIONS,
+    LEAST_MARGIN,
+    LEAST_SPREAD,
+    MOST_FIRST,
+    MOST_GAP,
+    Space,
+)
 from echoic.eval.svg import number
 from echoic.eval.zeroshot import Classification
 from echoic.types import DataError
 
+ALARM = "\N{BLACK UP-POINTING TRIANGLE}"  # before what is not in order
 _WAYS = {"text_to_audio": "text to audio", "audio_to_text": "audio to text"}
 _MOST_PAIRS = 24
+_EXAMPLES = 12
+_CAPTION_FIGURES = {
+    "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D",
+}  # fmt: skip
 
 
 def share_tile(label: str, value: Interval, note: str = "") -> Tile:
     """A share of 1 in large type, its interval in small."""
     bounds = f"{100 * value.low:.1f} to {100 * value.high:.1f}"
     return Tile(label, f"{100 * value.value:.1f} %", f"{bounds}{'; ' if note else ''}{note}")
+
+
+def cider_tile(value: Interval) -> Tile:
+    """CIDEr-D of captions, times 100 as papers print it."""
+    bounds = f"{100 * value.low:.1f} to {100 * value.high:.1f}"
+    return Tile("Captions, CIDEr-D", f"{100 * value.value:.1f}", bounds)
 
 
 def headline_section(tiles: Sequence[Tile], lead: str = "") -> Section:
@@ -144,6 +165,58 @@ def similarity_section(
     return Section("Similarity", [figure, pairs], lead or usual)
 
 
+def space_section(space: Space, *, lead: str = "") -> Section:
+    """The health of the space: what is alarming in words, then each figure beside its limit, marked
+    where it is beyond."""
+    usual = (
+        "Alarming is a space in which all vectors lie in one place or on a line, sounds lie apart "
+        "from captions, captions are no nearer to their own clip than to others, or one vector "
+        "comes first for very many queries; what is so is marked."
+    )
+    alarms = space.alarms()
+    told = [Prose(f"{ALARM} {' '.join(alarms.values())}")] if alarms else []
+    tables = _sides_table(space, alarms), _pairs_table(space, alarms)
+    return Section("Embedding space", [*told, *tables], lead or usual)
+
+
+def _sides_table(space: Space, alarms: Container[str]) -> Table:
+    most = space.most_dims()
+    shown = {
+        "audio_spread": f"{space.audio_spread:.3f}", "text_spread": f"{space.text_spread:.3f}",
+        "audio_dims": f"{space.audio_dims:.1f} of {most[0]}",
+        "text_dims": f"{space.text_dims:.1f} of {most[1]}",
+        "audio_first": f"{100 * space.audio_first:.1f} %",
+        "text_first": f"{100 * space.text_first:.1f} %",
+    }  # fmt: skip
+    marked = {name: _marked(value, name in alarms) for name, value in shown.items()}
+    named = (
+        ("spread", "spread, 0 to 1", f"below {LEAST_SPREAD:g}"),
+        ("dims", "directions that share the variance", f"below {LEAST_DIMENSIONS:g}"),
+        ("first", "first hits that one of them takes", f"above {100 * MOST_FIRST:g} %"),
+    )
+    rows = [(words, marked[f"audio_{k}"], marked[f"text_{k}"], limit) for k, words, limit in named]
+    return Table(("", "sound", "captions", "alarming"), rows, "Each side")
+
+
+def _pairs_table(space: Space, alarms: Container[str]) -> Table:
+    gap = _marked(f"{space.gap:.3f}", "gap" in alarms)
+    rows = [
+        ("modality gap, 0 to 2", gap, f"above {MOST_GAP:g}"),
+        ("mean cosine of matching pairs", f"{space.alignment:.3f}", ""),
+    ]
+    if space.others is not None and space.margin is not None:
+        margin = _marked(f"{space.margin:.3f}", "margin" in alarms)
+        rows += [
+            ("mean cosine of all other pairs", f"{space.others:.3f}", ""),
+            ("matching less others", margin, f"below {LEAST_MARGIN:g}"),
+        ]
+    return Table(("", "value", "alarming"), rows, "Both together")
+
+
+def _marked(shown: str, alarming: bool) -> str:
+    return f"{ALARM} {shown}" if alarming else shown
+
+
 def classification_section(
     title: str,
     result: Classification,
@@ -182,6 +255,38 @@ def classification_section(
     heading = ("class", "most often taken for", "clips", "right (%)")
     table = Table(heading, rows, "By class", text_columns=2)
     return Section(title, [Tiles(tiles), figure, table], lead)
+
+
+def captioning_section(
+    scores: Captioning,
+    names: Sequence[str],
+    captions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    bootstrap: Bootstrap,
+    *,
+    lead: str = "",
+) -> Section:
+    """All figures of N captions, and twelve of them beside what people wrote: from the best to the
+    worst by ROUGE-L, at equal steps."""
+    bounds = scores.intervals(bootstrap)
+    rows = [(_CAPTION_FIGURES.get(name, name), share(value)) for name, value in bounds.items()]
+    rouge = scores.scores["rouge_l"].clips
+    order = np.argsort(-rouge, kind="stable")
+    places = np.linspace(0, len(order) - 1, min(_EXAMPLES, len(order))).round().astype(int)
+    examples = [
+        (names[i], captions[i], references[i][0], f"{100 * rouge[i]:.0f}") for i in order[places]
+    ]
+    usual = (
+        f"The model's captions of {len(captions)} clips, held against all that people wrote of "
+        "each. All figures times 100, with intervals over clips. CIDEr-D weighs words by how rare "
+        "they are in these references, so it compares models on the same clips only."
+    )
+    heading = ("clip", "the model's caption", "a person's", "ROUGE-L")
+    blocks = [
+        Table(("", "times 100"), rows, "All figures"),
+        Table(heading, examples, "From the best to the worst", text_columns=3),
+    ]
+    return Section("Captions", blocks, lead or usual)
 
 
 def order_section(accuracy: Mapping[str, Interval], *, lead: str = "") -> Section:

@@ -132,29 +132,48 @@ _M2D: dict[str, FinetuneSpec] = {
     ),
 }  # fmt: skip
 
-PRESETS: dict[str, FinetuneSpec] = {
-    # ours, for thousands of clips on two CPU cores
-    "linear": FinetuneSpec(head="linear", freeze=True, epochs=100, batch_clips=32, lr=1e-3),
-    "mlp": FinetuneSpec(head="mlp", freeze=True, epochs=50, batch_clips=32, lr=1e-3),
-    "finetune": FinetuneSpec(clip_norm=1.0),
-    # the same for an M2D by its protocol: stage 1.1 of m2d_clap:nano
-    "m2d_nano": FinetuneSpec(
-        head="normed_linear",
-        epochs=10,
-        batch_clips=32,
-        lr=3e-4,
-        warmup_epochs=1,
-        clip_norm=1.0,
-        m2d=M2dInput(frames=401, mask=_HALF),
+# SLAP (2601.12594, Table 4). The paper does not say how it tunes; ours.
+_SLAP_ADAM: dict[str, Any] = {
+    "head": "linear", "batch_clips": 64, "lr": 5e-5, "weight_decay": 0.05, "clip_norm": 1.0,
+    "mixup": Mixup(alpha=0.3), "frame_augment": FrameAugment(time_share=0.1, freq_bins=8),
+    "precision": "bf16",
+}  # fmt: skip
+_SLAP: dict[str, FinetuneSpec] = {
+    "slap_audioset": FinetuneSpec(
+        per_clip="many", epochs=10, warmup_epochs=1, draws=BalancedDraws(clips=200_000),
+        **_SLAP_ADAM,
     ),
-    "laion_linear": _LAION.model_copy(
-        update={"head": "linear", "freeze": True, "final_lr_share": 1.0}
-    ),
-    "laion_mlp": _LAION.model_copy(update={"freeze": True, "final_lr_share": 1.0}),
-    "laion_finetune": _LAION.model_copy(
-        update={"frame_augment": FrameAugment(stripes=2, time_share=64 / 1001, freq_bins=8)}
-    ),
-} | _M2D
+    "slap_esc50": FinetuneSpec(epochs=50, warmup_epochs=5, **_SLAP_ADAM),
+    "slap_spcv2": FinetuneSpec(epochs=30, warmup_epochs=3, **_SLAP_ADAM),
+}  # fmt: skip
+
+PRESETS: dict[str, FinetuneSpec] = (
+    {
+        # ours, for thousands of clips on two CPU cores
+        "linear": FinetuneSpec(head="linear", freeze=True, epochs=100, batch_clips=32, lr=1e-3),
+        "mlp": FinetuneSpec(head="mlp", freeze=True, epochs=50, batch_clips=32, lr=1e-3),
+        "finetune": FinetuneSpec(clip_norm=1.0),
+        # the same for an M2D by its protocol: stage 1.1 of m2d_clap:nano
+        "m2d_nano": FinetuneSpec(
+            head="normed_linear",
+            epochs=10,
+            batch_clips=32,
+            lr=3e-4,
+            warmup_epochs=1,
+            clip_norm=1.0,
+            m2d=M2dInput(frames=401, mask=_HALF),
+        ),
+        "laion_linear": _LAION.model_copy(
+            update={"head": "linear", "freeze": True, "final_lr_share": 1.0}
+        ),
+        "laion_mlp": _LAION.model_copy(update={"freeze": True, "final_lr_share": 1.0}),
+        "laion_finetune": _LAION.model_copy(
+            update={"frame_augment": FrameAugment(stripes=2, time_share=64 / 1001, freq_bins=8)}
+        ),
+    }
+    | _M2D
+    | _SLAP
+)
 
 
 def find_preset(name: str) -> FinetuneSpec:

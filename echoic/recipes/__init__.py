@@ -30,10 +30,8 @@ def find_stages(name: str) -> tuple[Stage, ...]:
     parts = [part.strip() for part in sized.split(",")] if sized else []
     if parts and known == "nano":
         raise ConfigError(f"recipe nano has no sizes, so not {sized!r}; slap has (slap:small)")
-    if len(parts) > 1 and known == "slap":
-        raise ConfigError(f"recipe slap has sizes and no options, so not {sized!r}")
-    if len(parts) > 2 and known == "m2d_clap":
-        raise ConfigError(f"recipe m2d_clap takes a size and a stage, so not {sized!r}")
+    if len(parts) > 2 and known in ("slap", "m2d_clap"):
+        raise ConfigError(f"recipe {known} takes a size and a stage, so not {sized!r}")
     found: Recipe | tuple[Stage, ...] = RECIPES[known](*parts)
     return found if isinstance(found, tuple) else (Stage(name=found.name, recipe=found),)
 

@@ -16,6 +16,7 @@ from echoic.config import Spec
 from echoic.model import ModelSpec
 from echoic.nn.masking import RandomMask, StructuredMask
 from echoic.objectives.masked_duo import DecaySpec, PredictorSpec
+from echoic.objectives.self_distillation import DistillationSpec
 from echoic.train.loop import RunSpec
 from echoic.train.optim import OptimSpec
 
@@ -99,14 +100,13 @@ class NoiseSpec(Spec):
 
 class MaskedSpec(Spec):
     """Masked modelling duo (2210.14648). target_layers: blocks, from 0, whose mean is the target;
-    None: the last. targets: "centred" takes off what all patches have in common."""
+    None: the last."""
 
     weight: Weight = 1.0
     mask: Mask = RandomMask(ratio=0.7)
     predictor: PredictorSpec = PredictorSpec()
     decay: DecaySpec = DecaySpec()
     target_layers: tuple[int, ...] | None = None
-    targets: Literal["standardised", "centred"] = "standardised"
     second: SecondSpec | None = None
     noise: NoiseSpec | None = None
 
@@ -118,12 +118,23 @@ class MaskedSpec(Spec):
 
 
 class ObjectiveSpec(Spec):
-    """What is learnt. contrastive: the weight of sound against text; 0 leaves it out. masked: M2D's
-    objective; None leaves it out. visible: without it, which patches of an M2D the contrastive loss
-    hears; None: all of each clip. frozen: the audio encoder stays as it is. logit_scale: at which
-    the cosine's factor starts; None: as the model has it."""
+    """What is learnt. contrastive: the weight of sound against text; 0 leaves it out. pairs: by
+    which loss. logit_scale: at which the cosine's factor starts (SigLIP's sigmoid: 10); None: as
+    the model has it.
+
+    captioning: the weight of what the model's decoder says; distillation: SLAP's self-distillation.
+    0 and None leave them out. parallel_captions: the share of batches in which all words are
+    foretold at once. shared_view: all losses hear the masked view, at half the cost.
+
+    masked: M2D's objective; None leaves it out. visible: without it, which patches of an M2D the
+    contrastive loss hears; None: all of each clip. frozen: the audio encoder stays as it is."""
 
     contrastive: Weight = 1.0
+    pairs: Literal["softmax", "sigmoid"] = "softmax"
+    captioning: Weight = 0.0
+    parallel_captions: Annotated[float, Field(ge=0, le=1)] = 0.0
+    distillation: DistillationSpec | None = None
+    shared_view: bool = False
     masked: MaskedSpec | None = None
     visible: Mask | None = None
     frozen: bool = False
@@ -131,8 +142,12 @@ class ObjectiveSpec(Spec):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.masked is None and not self.contrastive:
-            raise ValueError("contrastive 0 without masked: nothing is learnt")
+        if not (self.contrastive or self.captioning or self.masked or self.distillation):
+            raise ValueError("contrastive 0 and nothing else: nothing is learnt")
+        if self.shared_view and self.distillation is None:
+            raise ValueError("shared_view without distillation: nothing is masked")
+        if self.parallel_captions and not self.captioning:
+            raise ValueError("parallel_captions without captioning: no word is foretold")
         if self.masked is not None and (self.visible is not None or self.frozen):
             raise ValueError("visible and frozen are for trainings without masked")
         return self

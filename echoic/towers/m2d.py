@@ -99,6 +99,11 @@ class M2dTower(nn.Module):
         scores: Tensor = self.tagger(self.read(audio, "flat", cutting).clip.float())
         return scores
 
+    @property
+    def token_width(self) -> int:
+        """D of its tokens."""
+        return self.spec.width * (self.encoder.rows if self.projection is None else 1)
+
     def tokens_in(self, duration_s: float) -> int:
         """What a clip of that length costs, in patches; all of it, however long."""
         frames = self.front_end.spec.frames(round(duration_s * self.rate_hz))

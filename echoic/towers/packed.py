@@ -48,6 +48,11 @@ class PackedTower(nn.Module):
         frames = self.front_end(audio)
         return self.encoder(augment(frames) if augment else frames)
 
+    @property
+    def token_width(self) -> int:
+        """D of its tokens."""
+        return self.encoder.spec.width
+
     def tokens_in(self, duration_s: float) -> int:
         """What a clip of that length costs, in tokens."""
         frames = self.front_end.spec.frames(round(min(duration_s, self.max_s) * self.rate_hz))

@@ -121,6 +121,11 @@ class WindowTower(nn.Module):
         )
         return self._in_clips(features, durations_s, longer.tolist())
 
+    @property
+    def token_width(self) -> int:
+        """D of its tokens."""
+        return self.encoder.width
+
     def tokens_in(self, duration_s: float) -> int:
         """What a clip costs, in tokens: all cost the same."""
         return self.encoder.steps

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,6 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from echoic.types import Batch, CheckpointError
+
+SHOWN = 6  # of a task's metrics in a line; the file has all
 
 
 class Meter:
@@ -227,7 +230,7 @@ def interval_line(row: Mapping[str, Any], total_steps: int) -> str:
         f"loss {row['loss']:.4f}" + (f" = {losses}" if len(row["losses"]) > 1 else ""),
         f"lr {row['lr']:.2e}",
         f"grad {row['grad_norm']:.3g}",
-        *(f"{name} {value:.4g}" for name, value in row["metrics"].items()),
+        *(f"{name} {value:.4g}" for name, value in islice(row["metrics"].items(), SHOWN)),
         "  ".join(rates),
         f"wait {clocks['wait_share']:.0%}",
         f"{_clock(clocks['eta_s'])} left",

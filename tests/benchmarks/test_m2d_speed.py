@@ -11,11 +11,10 @@ from benchmarks.m2d_speed import (
     PlainStep,
     Size,
     encoder_operations,
-    in_turns,
     plain_names,
-    shares,
     visible_cost,
 )
+from benchmarks.timing import in_turns, shares
 from echoic.encoders.m2d import M2dSpec
 from echoic.objectives.masked_duo import PredictorSpec
 

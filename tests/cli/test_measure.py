@@ -7,7 +7,8 @@ import json
 import pytest
 
 from echoic.cli import main
-from tests import on_disk
+from echoic.convert.native import save_model
+from tests import on_disk, tiny
 
 
 @pytest.fixture
@@ -53,3 +54,15 @@ def test_mistakes_are_told_in_one_line(run, labels, template, line):
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
     assert line in err
+
+
+def test_captions_are_judged_unless_told_not_to(run, tmp_path):
+    save_model(tmp_path / "model.safetensors", tiny.content(decoder=tiny.decoder()))
+    for options, told in (((), True), (("--no-captions",), False)):
+        code, out, err = run(["a", "b", "a"], *options, "--json")
+        assert code == 0, err
+        assert ("captioning/cider_d" in json.loads(out)["metrics"]) is told
+    code, out, _ = run(["a", "b", "a"])
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if "cider d" in line)
+    assert "%" not in line

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.captioning import score_captions
 from echoic.eval.heatmap import heat_map
 from echoic.eval.plots import Bars, Line, _ticks, bar_chart, line_chart, row_chart
 from echoic.eval.report import Prose, Report, Section, Settings, Tile, Tiles
 from echoic.eval.retrieval import retrieve
 from echoic.eval.sections import (
+    captioning_section,
     classification_section,
     comparison_section,
     configuration_section,
@@ -25,8 +27,10 @@ from echoic.eval.sections import (
     retrieval_section,
     share_tile,
     similarity_section,
+    space_section,
     training_section,
 )
+from echoic.eval.space import measure_space
 from echoic.eval.svg import number
 from echoic.eval.zeroshot import classify
 from echoic.types import DataError
@@ -95,6 +99,7 @@ def full_report(label: str = "rain") -> Report:
     share = result.accuracy_interval(boot)
     log = [{"step": i, "loss": 3 / (i + 1), "lr": 1e-4, "note": label} for i in range(60)]
     names = [f"{label} {i}" for i in range(30)]
+    captioned = score_captions(names, [names[:2]] * 30)
     return Report(
         label,
         label,
@@ -103,7 +108,9 @@ def full_report(label: str = "rain") -> Report:
             training_section(log, lead=label),
             retrieval_section(found, boot, lead=label),
             similarity_section(audio, text[::2], names, names),
+            space_section(measure_space(audio, text, owner), lead=label),
             classification_section(label, result, classes, boot, lead=label),
+            captioning_section(captioned, names, names, [names[:2]] * 30, boot, lead=label),
             order_section({label: share, "all": share}),
             comparison_section(label, [label, "b"], {label: [share, share], "x": [share, share]}),
             configuration_section({label: {label: label}}, [label]),
@@ -140,6 +147,24 @@ def test_numbers_are_in_the_tables() -> None:
         assert f"<td>{100 * value.value:.1f} ({100 * value.low:.1f} to " in page
     legacy = retrieve(audio, audio, np.arange(12), map10="laion_legacy")
     assert "as LAION computes it" in Report("t", "s", [retrieval_section(legacy, boot)]).html()
+
+
+def test_captions_stand_beside_what_people_wrote() -> None:
+    said = ["rain falls", "a dog barks loudly", "wind in trees", "nothing"]
+    people = [["rain falls"], ["a dog barks"], ["wind blows"], ["a bell"]]
+    found = score_captions(said, people)
+    section = captioning_section(found, "abcd", said, people, Bootstrap(0, resamples=50))
+    figures, examples = section.blocks
+    assert ("BLEU-4", f"{100 * found.metrics()['bleu_4']:.1f}") in [
+        (name, value.split()[0]) for name, value in figures.rows
+    ]
+    assert [row[0] for row in examples.rows] == ["a", "b", "c", "d"]  # from the best to the worst
+    assert examples.rows[1][1:3] == ("a dog barks loudly", "a dog barks")
+    many = captioning_section(
+        score_captions(said * 9, people * 9), "abcd" * 9, said * 9, people * 9, Bootstrap(0)
+    )
+    shown = [row[0] for row in many.blocks[1].rows]
+    assert (len(shown), shown[0], shown[-1]) == (12, "a", "d")
 
 
 def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from echoic.objectives.masked_duo import DecaySpec, PredictorSpec
 from echoic.recipes import RECIPES, default_size, find_recipe, find_stages
 from echoic.recipes.m2d_clap import m2d_clap
 from echoic.recipes.recipe import Recipe, Stage, TuningSpec
-from echoic.recipes.slap import slap
+from echoic.recipes.slap import ABLATION, slap
 from echoic.types import ConfigError
 
 
@@ -24,6 +24,8 @@ from echoic.types import ConfigError
         ("zzz", "no recipe 'zzz'; there are nano, slap"),
         ("", "no recipe ''"),
         ("slap:huge", "recipe slap has no size 'huge'; it has nano, small, base"),
+        ("slap:base,stage2", "recipe slap has no stage 'stage2'; it has pretrain, wavcaps"),
+        ("slap:base,clotho,x", "takes a size and a stage, so not 'base,clotho,x'"),
         ("nano:small", "recipe nano has no sizes"),
         ("m2d_clap:huge", "recipe m2d_clap has no size 'huge'; it has nano, small, base, large"),
         ("m2d_clap:base,stage3", "recipe m2d_clap has no stage 'stage3'; it has m2d, m2d_as, 2024"),
@@ -40,8 +42,8 @@ def test_an_unknown_recipe_is_one_clear_line(name, wanted):
 
 
 def test_sizes_follow_a_colon():
-    assert find_recipe("slap") == slap("base")
-    assert find_recipe("slap:small") == slap("small")
+    assert find_stages("slap") == slap("base")
+    assert find_recipe("slap:small").name == "slap-small"
     assert {stage.name for name in RECIPES for stage in find_stages(name)} == {
         "nano",
         "slap-base",
@@ -53,16 +55,40 @@ def test_sizes_follow_a_colon():
 
 
 def test_slap_holds_the_values_of_the_paper():
-    recipe = slap()
+    recipe = find_recipe("slap")
     audio, front = recipe.model.audio, recipe.model.front_end
     assert (audio.depth, audio.heads, audio.width, audio.hidden) == (12, 12, 768, 3072)
     assert (audio.patch_frames, audio.patch_bins) == (16, 16)
     assert (front.rate_hz, front.mel_bins, front.hop_samples) == (16_000, 64, 160)
     assert isinstance(recipe.model.text, HfTextSpec)
     assert recipe.reported["audiocaps/zero_shot/text_to_audio/R@1"] == 35.1
+    decoder, objectives = recipe.model.decoder, recipe.objectives
+    assert (decoder.depth, decoder.heads, decoder.width) == (8, 8, 512)
+    distillation = objectives.distillation
+    assert (objectives.contrastive, distillation.weight, objectives.captioning) == (1.0, 1.0, 0.5)
+    assert distillation.mask == RandomMask(ratio=0.5)
+    assert (distillation.decay.first, distillation.decay.last) == (0.994, 1.0)
+    assert (recipe.optim.lr, recipe.optim.warmup_steps) == (1e-4, 2000)
 
 
-@pytest.mark.parametrize("recipe", [find_recipe("nano"), slap("small")], ids=lambda r: r.name)
+def test_slap_goes_on_from_its_pretraining():
+    names = ("wavcaps", "audiocaps", "clotho", "audioset", "esc50", "spcv2")
+    stages = {name: find_stages(f"slap:base,{name}")[0] for name in names}
+    assert {stage.takes for stage in stages.values()} == {"model"}
+    for name in ("wavcaps", "audiocaps", "clotho"):
+        recipe = stages[name].recipe
+        assert recipe.objectives.captioning == 0.5
+        assert (recipe.objectives.distillation is not None) == (name == "wavcaps")
+        assert recipe.optim.lr < find_recipe("slap").optim.lr
+    for name in ("audioset", "esc50", "spcv2"):
+        find_preset(stages[name].tuning.preset)
+    assert stages["esc50"].tuning.reported == {"esc50/fine_tuned": 98.2}
+    assert ABLATION["full"] == (35.1, 44.8)
+
+
+@pytest.mark.parametrize(
+    "recipe", [find_recipe("nano"), find_recipe("slap:small")], ids=lambda r: r.name
+)
 def test_a_recipe_builds_and_fits_its_own_budget(recipe):
     model = build(recipe.model, seed=0)
     assert recipe.data.budget_tokens >= 2 * model.audio.tokens_in(recipe.model.max_s)
@@ -233,8 +259,9 @@ def test_other_sizes_keep_the_papers_method(step, size):
     recipe, base = stage(step, size), stage(step)
     ours, theirs = recipe.objectives, base.objectives
     if ours.masked is not None:
-        assert ours.masked.targets == ("centred" if size == "nano" else "standardised")
-        same = ("predictor", "decay", "targets")
+        if size != "nano":
+            assert ours.masked.decay == theirs.masked.decay
+        same = ("predictor", "decay")
         update = {name: getattr(theirs.masked, name) for name in same}
         ours = ours.model_copy(update={"masked": ours.masked.model_copy(update=update)})
     if size == "nano" and ours.masked is not None and theirs.contrastive:
@@ -262,7 +289,7 @@ def test_the_nano_builds_and_fits_its_own_budget(step):
     per_clip = model.audio.tokens_in(recipe.data.max_s)
     assert per_clip == recipe.model.audio.columns * 5 + 5 * (step in FROZEN)  # 401 frames: a rest
     assert recipe.data.tokens(per_clip) == 32 * per_clip
-    assert recipe.optim.warmup_steps < recipe.optim.steps <= 3000
+    assert recipe.optim.warmup_steps < recipe.optim.steps <= 1500
     assert not recipe.reported
 
 

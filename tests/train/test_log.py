@@ -116,3 +116,18 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path):
     log = open_log(tmp_path)
     with pytest.raises(CheckpointError, match=r"log\.jsonl: cannot be written"):
         log.row({"step": 1})
+
+
+def test_a_line_has_the_first_metrics_and_the_file_all(tmp_path):
+    metrics = {f"m{i}": float(i) for i in range(9)}
+    console = Console(file=(told := io.StringIO()))
+    with open_log(tmp_path, console) as log:
+        log.cut_back(0)
+        log.meter.add_batch(ToyLoader().batch(0), {"clip": 1.0}, metrics)
+        log.meter.add("grad_norm", 1.0)
+        log.meter.add("step_s", 1.0)
+        log.meter.add("wait_s", 0.1)
+        log.interval(1, lr=0.1, bad=0)
+    assert "| m5 5 |" in told.getvalue()
+    assert "m6" not in told.getvalue()
+    assert json.loads((tmp_path / "log.jsonl").read_text())["metrics"] == metrics

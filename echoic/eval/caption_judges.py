@@ -1,0 +1,94 @@
+"""Caption figures that other people's programs compute: METEOR and SPICE, by pycocoevalcap.
+
+METEOR 1.5 (Denkowski and Lavie 2014) and SPICE 1.0 (1607.08822) are Java programs with word lists
+and a parser of their own. Nothing here is needed by echoic: what is missing is said, not installed.
+FENSE (2110.04684) is in no package that we could name; a figure of its kind is one more `Judge`.
+
+Shapes: N clips.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any
+
+import numpy as np
+
+from echoic.eval.captioning import Judge, Scores
+from echoic.types import ConfigError
+
+_PACKAGE = "pycocoevalcap"
+_PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+
+
+def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """Of tokenised texts. That of the set is not the mean over clips. Raises ConfigError where
+    pycocoevalcap or Java is missing."""
+    _check("METEOR", [])
+    whole, clips = _asked(_scorer("meteor", "Meteor"), captions, references)
+    return Scores(np.array(clips, dtype=np.float64), float(whole))
+
+
+def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """Of tokenised texts. Raises ConfigError where pycocoevalcap, Java or SPICE's parser is
+    missing, or where its program fails."""
+    _check("SPICE", _missing_parser())
+    try:
+        _, clips = _asked(_scorer("spice", "Spice"), captions, references)
+    except CalledProcessError as error:
+        raise ConfigError(
+            f"SPICE's program ended with exit code {error.returncode}; it is made for Java 1.8"
+        ) from error
+    return Scores(np.array([clip["All"]["f"] for clip in clips], dtype=np.float64))
+
+
+JUDGES: dict[str, Judge] = {"meteor": meteor, "spice": spice}
+
+
+def find_judges(names: Iterable[str]) -> dict[str, Judge]:
+    """For `score_captions`. Raises ConfigError on a name that is not known."""
+    chosen = list(names)
+    for name in chosen:
+        if name not in JUDGES:
+            raise ConfigError(f"unknown caption figure {name!r}; known: {', '.join(JUDGES)}")
+    return {name: JUDGES[name] for name in chosen}
+
+
+def _scorer(module: str, name: str) -> Callable[[], Any]:
+    scorer: Callable[[], Any] = getattr(import_module(f"{_PACKAGE}.{module}.{module}"), name)
+    return scorer
+
+
+def _asked(
+    scorer: Callable[[], Any], captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[Any, Any]:
+    """What pycocoevalcap says of the set and of each clip."""
+    said = {clip: [caption] for clip, caption in enumerate(captions)}
+    wanted = {clip: list(texts) for clip, texts in enumerate(references)}
+    whole, clips = scorer().compute_score(wanted, said)
+    return whole, clips
+
+
+def _check(figure: str, more: list[str]) -> None:
+    """Raises one ConfigError that names all that is missing."""
+    missing = [] if find_spec(_PACKAGE) else [f"{_PACKAGE} (pip install {_PACKAGE})"]
+    missing += [] if shutil.which("java") else ["Java (`java` on the PATH)"]
+    if missing := missing + more:
+        raise ConfigError(f"{figure} needs {' and '.join(missing)}")
+
+
+def _missing_parser() -> list[str]:
+    """pycocoevalcap would download it unasked."""
+    package = find_spec(_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        return []
+    folder = Path(package.submodule_search_locations[0]) / "spice" / "lib"
+    if all((folder / jar).exists() for jar in _PARSER):
+        return []
+    get = f"python -m {_PACKAGE}.spice.get_stanford_models"
+    return [f"Stanford CoreNLP 3.6.0 in {folder} ({get} downloads it)"]
