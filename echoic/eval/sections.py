@@ -91,26 +91,49 @@ def read_log(path: Path) -> list[dict[str, object]]:
     return records
 
 
+# Of what a training tells of itself beside its losses: title, vertical axis, names in its log.
+_TOLD = (
+    ("Vectors of a batch", "cosine or distance", ("audio_spread", "text_spread", "gap", "alignment")),
+    ("Directions that share the variance", "directions", ("audio_dims", "text_dims")),
+    ("Prototypes", "share", ("prototype_use", "prototypes_won", "teacher_entropy", "student_entropy")),
+    ("Words foretold", "share", ("word_accuracy",)),
+)  # fmt: skip
+
+
 def training_section(
     records: Sequence[Mapping[str, object]], *, losses: Sequence[str] | None = None, lead: str = ""
 ) -> Section:
-    """Loss curves (raw and smoothed) and the learning rate, from records with a "step".
+    """Loss curves (raw and smoothed), the signs of collapse and the learning rate, from records
+    with a "step", and with "losses" and "metrics" by name where a training has those.
 
     losses: which keys to draw; by default every number whose name begins with "loss" or ends in it.
     """
-    found = {key for r in records for key, v in r.items() if _is_number(v)}
+    rows = [_flat(record) for record in records]
+    found = {key for r in rows for key, v in r.items() if _is_number(v)}
     keys = losses or sorted(k for k in found if k.startswith("loss") or k.endswith("loss"))
-    curves = [_curve(records, key) for key in keys]
+    curves = [_curve(rows, key) for key in keys]
     raw = [Line(c.name, c.x, c.y, faint=True) for c in curves if len(c.x) > 20]
     blocks: list[Block] = []
     if any(len(c.x) for c in curves):
         smooth = [Line(c.name, c.x, _smoothed(c.y)) for c in curves]
         title = "Loss" if len(curves) == 1 else "Losses"
         blocks.append(line_chart(title, [*raw, *smooth], x_label="step", y_label="loss (nats)"))
-    rate = _curve(records, "lr", "learning rate")
+    for title, axis, names in _TOLD:
+        if told := [_curve(rows, name, name.replace("_", " ")) for name in names if name in found]:
+            blocks.append(line_chart(title, told, x_label="step", y_label=axis))
+    rate = _curve(rows, "lr", "learning rate")
     if rate.x:
         blocks.append(line_chart("Learning rate", [rate], x_label="step", y_label="step size"))
     return Section("Training", blocks or [Prose("The log holds no loss.")], lead)
+
+
+def _flat(record: Mapping[str, object]) -> dict[str, object]:
+    """With the losses and metrics of a training's log at the top. A loss alone is the whole."""
+    losses, metrics = record.get("losses"), record.get("metrics")
+    flat = dict(record)
+    if isinstance(losses, Mapping) and len(losses) > 1:
+        flat |= {f"{name} loss": value for name, value in losses.items()}
+    return flat | (dict(metrics) if isinstance(metrics, Mapping) else {})
 
 
 def retrieval_section(result: Retrieval, bootstrap: Bootstrap, *, lead: str = "") -> Section:

@@ -13,7 +13,7 @@ import pytest
 from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.captioning import score_captions
 from echoic.eval.heatmap import heat_map
-from echoic.eval.plots import Bars, Line, _ticks, bar_chart, line_chart, row_chart
+from echoic.eval.plots import Bars, Figure, Line, _ticks, bar_chart, line_chart, row_chart
 from echoic.eval.report import Prose, Report, Section, Settings, Tile, Tiles
 from echoic.eval.retrieval import retrieve
 from echoic.eval.sections import (
@@ -198,6 +198,25 @@ def test_log_is_read_up_to_a_torn_last_line(tmp_path: Path) -> None:
         read_log(path)
     with pytest.raises(DataError, match="cannot be read"):
         read_log(tmp_path / "absent.jsonl")
+
+
+def test_each_loss_and_every_sign_of_collapse_is_drawn() -> None:
+    rows = [
+        {"step": s, "loss": 3.0, "lr": 0.1, "losses": {"contrastive": 2.0, "captioning": 1.0},
+         "metrics": {"audio_spread": 0.5, "audio_dims": 3.0, "prototype_use": 0.9, "scale": 14.0}}
+        for s in (1, 2, 3)
+    ]  # fmt: skip
+    section = training_section(rows)
+    titles = [block.title for block in section.blocks if isinstance(block, Figure)]
+    assert titles == [
+        "Losses", "Vectors of a batch", "Directions that share the variance", "Prototypes",
+        "Learning rate",
+    ]  # fmt: skip
+    page = Report("t", "s", [section]).html()
+    assert "captioning loss" in page
+    assert "audio spread" in page
+    alone = training_section([{"step": 1, "loss": 3.0, "losses": {"contrastive": 3.0}}])
+    assert "contrastive" not in Report("t", "s", [alone]).html()
 
 
 def test_a_log_without_losses_says_so() -> None:

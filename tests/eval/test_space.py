@@ -66,7 +66,8 @@ def test_a_healthy_space_is_quiet(pairs) -> None:
 
 
 def collapsed(audio, text):
-    return audio[:1] + 1e-9 * audio, text
+    """But for the rounding of float32, which makes no sound the first."""
+    return audio[:1] + 1e-7 * audio, text
 
 
 def line(audio, text):
