@@ -93,11 +93,19 @@ def read_log(path: Path) -> list[dict[str, object]]:
 
 # Of what a training tells of itself beside its losses: title, vertical axis, names in its log.
 _TOLD = (
-    ("Vectors of a batch", "cosine or distance", ("audio_spread", "text_spread", "gap", "alignment")),
+    (
+        "Vectors of a batch",
+        "cosine or distance",
+        ("audio_spread", "text_spread", "gap", "alignment"),
+    ),
     ("Directions that share the variance", "directions", ("audio_dims", "text_dims")),
-    ("Prototypes", "share", ("prototype_use", "prototypes_won", "teacher_entropy", "student_entropy")),
+    (
+        "Prototypes",
+        "share",
+        ("prototype_use", "prototypes_won", "teacher_entropy", "student_entropy"),
+    ),
     ("Words foretold", "share", ("word_accuracy",)),
-)  # fmt: skip
+)
 
 
 def training_section(
