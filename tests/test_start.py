@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,21 @@ def written(folder: Path, network: LanguageAudioModel) -> str:
     file = folder / "model.safetensors"
     save_model(file, ModelFile(network))
     return str(file)
+
+
+def test_a_decoder_needs_a_tokenizer_that_frames_its_texts(source, tmp_path):
+    """Else no caption would end."""
+    plain = tiny.recipe()
+    model = plain.model.model_copy(update={"decoder": tiny.decoder()})
+    chosen = plain.model_copy(update={"model": model})
+    file = tmp_path / "tokenizer.json"
+    file.write_text(tiny.tokenizer().to_json(), "utf-8")
+    decoder = start(chosen, source, file, fresh=False).spec.decoder
+    assert (decoder.begin_id, decoder.end_id, decoder.unsaid_ids) == (1, 2, (0,))
+    tree = json.loads(tiny.tokenizer().to_json())
+    file.write_text(json.dumps(tree | {"post_processor": None}), "utf-8")
+    with pytest.raises(ConfigError, match="does not put a begin and an end around a text"):
+        start(chosen, source, file, fresh=False)
 
 
 def test_the_audio_encoder_of_an_m2d_is_taken_and_nothing_else(source, tmp_path):

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_slap import BASE, TINY, Encoder, Size, clip_lengths, heard_pairs, step_flop
+from benchmarks.timing import operations
 from echoic.nn.attention_pattern import Pattern
 
 ROOT = Path(__file__).parents[2]
@@ -61,15 +61,16 @@ def test_flop_are_those_that_torch_counts():
     """Forward, of global blocks: the way of unfused products computes just what is needed."""
     size = Size(depth=2, width=32, heads=2, hidden=48, clips=1, global_every=1)
     encoder = Encoder(size)
-    products = sdpa_kernel(SDPBackend.MATH)
-    with products, FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(torch.zeros(40, 32), (40,), torch.zeros(40, 8))
-    assert 3 * counter.get_total_flops() == step_flop(size, (40,))
+    with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        forward = operations(lambda: encoder(torch.zeros(40, 32), (40,), torch.zeros(40, 8)))
+    assert 3 * forward == step_flop(size, (40,))
 
 
 def test_clips_are_many_short_and_some_of_30_s():
     lengths = clip_lengths(64)
-    assert sum(n <= 252 for n in lengths) == 48
+    assert sum(n <= 252 for n in lengths) > 40
+    assert sum(n == 252 for n in lengths) > 16
     assert sum(n == 752 for n in lengths) >= 8
+    assert list(lengths) != sorted(lengths)
     assert BASE.reach(0) == 48
     assert [TINY.reach(i) is None for i in range(3)] == [False, False, True]

@@ -54,6 +54,25 @@ def test_clip_vectors_do_not_depend_on_neighbours(encoder):
         torch.testing.assert_close(together.tokens[start:stop], alone.tokens, rtol=0, atol=1e-5)
 
 
+def test_packed_equals_one_by_one_with_gradients(encoder):
+    """Clips of a column, of some, and long enough to be cut into bands; to what is heard too."""
+    batch = frames(3, 700, 47, 160, 500)
+    probe = torch.randn(5, 16, generator=torch.Generator().manual_seed(2))
+
+    def run(parts: list[list[int]]) -> list[torch.Tensor]:
+        values = batch.values.clone().requires_grad_()
+        rows = values.split(list(batch.lengths))
+        clips = [encoder(Ragged.from_rows([rows[i] for i in part])).clip for part in parts]
+        learnt = [values, *encoder.parameters()]
+        clip = torch.cat(clips)
+        return [clip.detach(), *torch.autograd.grad((clip * probe).sum(), learnt)]
+
+    together, alone = run([[0, 1, 2, 3, 4]]), run([[i] for i in range(5)])
+    for ours, theirs in zip(together, alone, strict=True):
+        assert theirs.abs().sum() > 0
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_packed_equals_masked_with_gradients(encoder):
     batch = frames(33, 700, 161)
 

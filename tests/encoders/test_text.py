@@ -7,6 +7,8 @@ import sys
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from echoic.encoders.text import HfTextEncoder, HfTextSpec, SmallTextEncoder, SmallTextSpec
 from echoic.encoders.tokenizer import TextTokenizer
@@ -85,6 +87,11 @@ def test_tokenizer_cuts_long_texts_but_keeps_the_end_token():
     row = TextTokenizer.train(TEXTS, vocab=300, max_tokens=10)(["rain " * 500])[0]
     assert len(row) == 10
     assert row[-1] == 2
+
+
+def test_a_vocabulary_with_gaps_reaches_to_its_highest_id():
+    backend = Backend(models.WordLevel({"rain": 0, "wind": 7}, unk_token="rain"))
+    assert TextTokenizer(backend, max_tokens=8).vocab == 8
 
 
 def test_damaged_tokenizer_is_a_checkpoint_error():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,17 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils.rnn import pad_sequence
 
+from echoic.encoders import decoder
 from echoic.encoders.decoder import DecoderSpec
 from echoic.model import LanguageAudioModel, build
+from echoic.nn import transformer
 from echoic.nn.masking import Mask
 from echoic.objective import make_task
+from echoic.objectives import slap_task
 from echoic.objectives.captioning import caption_loss
+from echoic.objectives.monitors import space_monitors
 from echoic.objectives.slap_task import SlapTask
 from echoic.objectives.task import ContrastiveTask
 from echoic.recipes.recipe import Recipe
 from echoic.train.optim import OptimSpec, make_optimizer
-from echoic.types import Batch, ConfigError, Ragged
+from echoic.types import Batch, ConfigError, Ragged, TextFeatures
 from tests import m2d, tiny
 from tests.objectives.processes import Results, in_processes
 
@@ -47,9 +54,11 @@ def made(*changes: str) -> tuple[SlapTask, LanguageAudioModel]:
     return task, model
 
 
-def batch(first: int = 0, last: int = 5) -> Batch:
+def batch(
+    first: int = 0, last: int = 5, *, seconds: Sequence[float] = (0.35, 0.57, 0.79, 1.01, 1.23)
+) -> Batch:
     rows = range(first, last)
-    waves = [torch.from_numpy(tiny.noise(0.35 + 0.22 * i, seed=i)) for i in rows]
+    waves = [torch.from_numpy(tiny.noise(seconds[i], seed=i)) for i in rows]
     texts = [torch.tensor(ids) for ids in tiny.tokenizer()([tiny.SENTENCES[i] for i in rows])]
     return Batch(
         Ragged.from_rows(waves), Ragged.from_rows(texts), torch.arange(first, last),
@@ -79,6 +88,137 @@ def test_each_loss_is_what_it_is_without_the_others():
     taught = distillation.teach(encoder, encoder.patchify(frames))  # hears the clips unchanged
     expected = distillation(seen, taught, mask).loss
     torch.testing.assert_close(losses["distillation"], expected, rtol=0, atol=1e-5)
+
+
+def one_by_one(task: SlapTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of any network sees two clips or captions at once."""
+    model = task.model
+    for part in (model.audio.encoder, task.distillation.teacher):
+        monkeypatch.setattr(part, "encode", partial(_encode_alone, part.encode))
+    head = model.audio.encoder.head
+    monkeypatch.setattr(head, "forward", partial(_pool_alone, head.forward))
+    monkeypatch.setattr(model.text, "forward", partial(_read_alone, model.text.forward))
+    monkeypatch.setattr(model.decoder, "states", partial(_say_alone, model.decoder.states))
+
+
+def _encode_alone(encode, x: Ragged) -> Ragged:
+    return Ragged.from_rows([encode(Ragged.from_rows([row])).values for row in x])
+
+
+def _pool_alone(pool, tokens: Tensor, offsets: Tensor) -> Tensor:
+    return torch.cat([pool(row, torch.tensor([0, len(row)])) for row in Ragged(tokens, offsets)])
+
+
+def _read_alone(read, text: Ragged) -> TextFeatures:
+    each = [read(Ragged.from_rows([row])) for row in text]
+    tokens, clip = (torch.cat([getattr(x, name) for x in each]) for name in ("tokens", "clip"))
+    return TextFeatures(tokens, text.offsets, clip)
+
+
+def _say_alone(states, heard: Ragged, text: Ragged, *, parallel: bool) -> Tensor:
+    pairs = zip(heard, text, strict=True)
+    return torch.cat(
+        [states(*(Ragged.from_rows([row]) for row in pair), parallel=parallel) for pair in pairs]
+    )
+
+
+def padded(_task: SlapTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every attention runs on a dense batch filled up to the longest."""
+    for module in (transformer, decoder):
+        monkeypatch.setattr(module, "packed_attention", _padded_attention)
+    monkeypatch.setattr(decoder, "cross_attention", _padded_cross)
+
+
+def _padded_attention(q, k, v, lengths, reach=None, *, causal=False, backend=None) -> Tensor:
+    at = torch.arange(max(lengths))
+    ahead = at - at[:, None]
+    near = torch.ones_like(ahead, dtype=torch.bool) if reach is None else ahead.abs() <= reach
+    near &= (ahead <= 0) | (not causal)
+    real = at < torch.tensor(lengths)[:, None, None]
+    return _in_dense(q, k, v, lengths, lengths, near & real | (ahead == 0))
+
+
+def _padded_cross(q, k, v, q_lengths, k_lengths, *, backend=None) -> Tensor:
+    real = torch.arange(max(k_lengths)) < torch.tensor(k_lengths)[:, None, None]
+    return _in_dense(q, k, v, q_lengths, k_lengths, real)
+
+
+def _in_dense(q, k, v, q_lengths, k_lengths, heard: Tensor) -> Tensor:
+    q, k, v = (
+        pad_sequence(x.split(list(n)), batch_first=True).transpose(1, 2)
+        for x, n in ((q, q_lengths), (k, k_lengths), (v, k_lengths))
+    )
+    mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=heard[:, None]).transpose(1, 2)
+    return torch.cat([row[:n] for row, n in zip(mixed, q_lengths, strict=True)])
+
+
+@pytest.mark.parametrize("other", [one_by_one, padded])
+def test_the_packed_step_equals_padded_and_one_by_one_with_gradients(other, monkeypatch):
+    """Clips of one column, of some, and long enough for local attention to cut them into bands."""
+    task, _ = made(*FULL)
+    names = dict(task.named_parameters())
+    learnt = [p for p in task.parameters() if p.requires_grad]
+
+    def run() -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        losses = task(batch(seconds=(0.02, 0.5, 4.0, 1.3, 4.5)))
+        return losses, torch.autograd.grad(sum(losses.values()), learnt)
+
+    losses, grads = run()
+    other(task, monkeypatch)
+    expected, expected_grads = run()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=0, atol=1e-5, msg=name)
+    learning = [name for name, p in names.items() if p.requires_grad]
+    for name, ours, theirs in zip(learning, grads, expected_grads, strict=True):
+        size = float(theirs.abs().max())
+        assert size > 0, name
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4 * size + 1e-6, msg=name)
+
+
+def test_one_clip_of_one_column_is_a_batch():
+    task, _ = made(*FULL)
+    losses = task(batch(0, 1, seconds=(0.01,)))
+    sum(losses.values()).backward()
+    assert losses["contrastive"] == 0
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in task.parameters() if p.requires_grad)
+    assert all(math.isfinite(value) for value in task.metrics.values())
+
+
+def test_under_bfloat16_losses_and_what_tells_a_collapse_are_of_float32(monkeypatch):
+    task, _ = made(*FULL)
+    exact, rounded = task(batch()), []
+
+    def watched(audio: Tensor, text: Tensor) -> dict[str, Tensor]:
+        rounded.append(torch.is_autocast_enabled("cpu"))
+        return space_monitors(audio, text)
+
+    monkeypatch.setattr(slap_task, "space_monitors", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = task(batch())
+    assert rounded == [False]
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, exact[name], rtol=0.03, atol=0.03, msg=name)
+    sum(losses.values()).backward()
+    assert all(p.grad.dtype == torch.float32 for p in task.parameters() if p.requires_grad)
+
+
+def test_a_handful_of_sounds_is_learnt():
+    task, _ = made(*FULL[:2])
+    tones = [torch.from_numpy(tiny.tone(150 * 1.9**i, 0.3 + 0.04 * i)) for i in range(5)]
+    given = replace(batch(), audio=Ragged.from_rows(tones))
+    optimizer, told = make_optimizer(task, OptimSpec(lr=5e-3, steps=24)), []
+    for step in range(24):
+        losses = task(given)
+        sum(losses.values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        task.after_step(step)
+        told.append({name: float(loss.detach()) for name, loss in losses.items()})
+    assert told[-1]["contrastive"] < 0.1 * told[0]["contrastive"]
+    assert told[-1]["captioning"] < 0.2 * told[0]["captioning"]
+    assert told[-1]["distillation"] < 0.6 * told[0]["distillation"]
 
 
 def test_both_views_are_one_call_of_the_encoder(monkeypatch):
@@ -196,11 +336,23 @@ def test_the_sigmoid_loss_is_an_option():
     [
         (["model.decoder=null", "objectives.captioning=1"], "captioning: needs a decoder"),
         (["objectives.shared_view=true"], "shared_view without distillation"),
+        (["objectives.parallel_captions=0.5"], "parallel_captions without captioning"),
     ],
 )
 def test_what_does_not_fit_is_one_line(change, wanted):
     with pytest.raises(ConfigError, match=wanted):
         made(*change)
+
+
+def test_the_sigmoid_loss_is_of_whole_clips():
+    model = m2d.spec("mlp", text="small")
+    plain = recipe("objectives.pairs=sigmoid", "objectives.frozen=true")
+    with pytest.raises(ConfigError, match=r"objectives\.pairs: not beside objectives\.frozen"):
+        make_task(plain.model_copy(update={"model": model}), build(model, seed=0))
+    sentences = m2d.spec("mlp", text="sentence")
+    changed = recipe("objectives.pairs=sigmoid").model_copy(update={"model": sentences})
+    with pytest.raises(ConfigError, match=r"objectives\.pairs: not with .* sentence vectors"):
+        make_task(changed, build(sentences, seed=0))
 
 
 def test_only_slaps_encoder_is_distilled():
