@@ -14,7 +14,7 @@ B clips, N frames, P patches of all clips, D width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -106,7 +106,7 @@ class SlapTask(nn.Module):
         self.weight, self.captioning, self.shared_view = weight, captioning, shared_view
         self.parallel_captions = parallel_captions
         self.steps, self.augment, self.max_logit_scale = steps, augment, max_logit_scale
-        self.metrics: dict[str, float] = {}
+        self.metrics: dict[str, float | Tensor] = {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         audio, distilled = self._hear(batch)
@@ -132,7 +132,7 @@ class SlapTask(nn.Module):
             monitors["prototype_use"] = of_patches["prototype_use"]
         tokens_in = float(len(audio.tokens) + len(text.tokens))
         monitors |= of_space | of_patches
-        self.metrics = {"tokens": tokens_in} | _floats(monitors)
+        self.metrics = {"tokens": tokens_in, **{n: v.detach() for n, v in monitors.items()}}
         return losses
 
     def _parallel(self, seed: int) -> bool:
@@ -174,9 +174,3 @@ class SlapTask(nn.Module):
         if self.distillation is not None:
             encoder = cast(SlapTower, self.model.audio).encoder
             self.distillation.after_step(encoder, step, self.steps)
-
-
-def _floats(monitors: Mapping[str, Tensor]) -> dict[str, float]:
-    """By one transfer, that waits for the device."""
-    values = torch.stack([value.detach().float().reshape(()) for value in monitors.values()])
-    return dict(zip(monitors, values.tolist(), strict=True))

@@ -1,7 +1,8 @@
 """The one training loop. Models, objectives, data and evaluation arrive as values and callables.
 
 A task is a module whose `forward(batch)` returns named losses, already weighted. It may have
-    task.metrics: dict[str, float]   set by each forward; logged as means, `tokens` as a rate
+    task.metrics                     set by each forward: numbers by name, floats or scalars on
+                                     the device; logged as means, `tokens` as a rate
     task.after_step(step)            called after each update of the weights, step from 0
 Nothing here draws at random, and all that changes lies in `TrainState`: a training that was killed
 and resumed equals one that was not, bit for bit on CPU.
@@ -163,20 +164,28 @@ class Pass:
 
     batch: Batch
     losses: dict[str, Tensor]
-    metrics: dict[str, float]
+    metrics: dict[str, float | Tensor]
+
+    def on_device(self) -> dict[str, Tensor]:
+        """Its losses, and those of its metrics that no one has waited for yet."""
+        waiting = {f"metric/{n}": v for n, v in self.metrics.items() if isinstance(v, Tensor)}
+        return self.losses | waiting
 
 
 def measure(state: TrainState, passes: list[Pass], norm: Tensor, step: int) -> None:
     """Bring the numbers of one step to the meter, by one transfer. Raises NonFiniteError."""
-    on_device = [loss.detach().float() for each in passes for loss in each.losses.values()]
-    *values, grad_norm = torch.stack([*on_device, norm.detach().float()]).tolist()
+    on_device = [value for each in passes for value in each.on_device().values()]
+    scalars = [value.detach().float().reshape(()) for value in [*on_device, norm]]
+    *values, grad_norm = torch.stack(scalars).tolist()
     rest = iter(values)
     for each in passes:
-        losses = {name: next(rest) for name in each.losses}
+        told = {name: next(rest) for name in each.on_device()}
+        losses = {name: told[name] for name in each.losses}
         for name, value in losses.items():
             if not math.isfinite(value):
                 raise NonFiniteError(_not_finite(step, f"loss {name} is {value}", [each]))
-        state.log.meter.add_batch(each.batch, losses, each.metrics)
+        metrics = {n: float(told.get(f"metric/{n}", value)) for n, value in each.metrics.items()}
+        state.log.meter.add_batch(each.batch, losses, metrics)
     if not math.isfinite(grad_norm):
         raise NonFiniteError(_not_finite(step, f"the gradient's norm is {grad_norm}", passes))
     state.log.meter.add("grad_norm", grad_norm)

@@ -304,7 +304,8 @@ def test_the_log_has_what_tells_a_collapse():
         "tokens", "logit_scale", "gap", "audio_spread", "word_accuracy", "prototype_use",
         "teacher_entropy", "student_entropy",
     } <= task.metrics.keys()  # fmt: skip
-    assert all(isinstance(value, float) for value in task.metrics.values())
+    told = [value for name, value in task.metrics.items() if name != "tokens"]
+    assert all(isinstance(value, Tensor) and not value.requires_grad for value in told)
 
 
 def test_after_a_step_the_teacher_follows_and_the_scale_is_bounded():
@@ -404,6 +405,7 @@ def of_a_rank(rank: int, _folder: Path) -> Results:
     return two_steps(*((0, 2) if rank == 0 else (2, 5)), ranks=True)
 
 
+@pytest.mark.timeout(300)  # two more processes on a busy machine
 def test_two_processes_learn_what_one_learns_of_the_whole_batch(tmp_path):
     both, alone = in_processes(of_a_rank, 2, tmp_path), two_steps(0, 5, ranks=False)
     for name, wanted in alone.items():
