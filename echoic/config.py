@@ -118,7 +118,7 @@ def _mistake(tree: Any, error: ErrorDetails) -> str:
         message = "no such key"
     elif isinstance(error["input"], str | int | float):
         message += f", not {error['input']!r}"
-    return f"{'.'.join(path) or 'value'}: {message}"
+    return f"{'.'.join(path)}: {message}" if path else message
 
 
 def _has(node: Any, part: int | str) -> bool:

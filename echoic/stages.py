@@ -26,11 +26,13 @@ from echoic.types import ConfigError
 
 
 class Trained(NamedTuple):
-    """file: of the last stage; None where a training was asked to stop. last: of that training,
-    None where it was tuning, or there already."""
+    """file: of the last stage's model; None where a training was asked to stop, or tuning leaves a
+    classifier alone. last: of that training, None where it was tuning, or there already.
+    classifier: of tuning."""
 
     file: Path | None
     last: Pretrained | None = None
+    classifier: Path | None = None
 
 
 def changed(stages: Sequence[Stage], assignments: Sequence[str]) -> tuple[Stage, ...]:
@@ -181,7 +183,7 @@ class _Shared:
             load(start), Splits(self.source, self.valid), folder, _settings(stage.tuning),
             resume=resume, threads=self.threads, console=self.console,
         )  # fmt: skip
-        return Trained(tuned.model)
+        return Trained(tuned.model, classifier=tuned.file)
 
     def tell(self, line: str) -> None:
         if self.console is not None:

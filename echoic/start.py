@@ -80,6 +80,9 @@ def start(recipe: Recipe, source: Source, tokenizer_file: Path, *, fresh: bool) 
     decoder = begun.spec.decoder
     if decoder is None or begun.tokenizer is None:
         return begun
+    if recipe.start.model is None and not recipe.objectives.captioning:
+        # one that never learns would babble
+        return replace(begun, spec=begun.spec.model_copy(update={"decoder": None}))
     decoder = decoder.model_copy(update=_words_of(begun.tokenizer))
     return replace(begun, spec=begun.spec.model_copy(update={"decoder": decoder}))
 
@@ -164,7 +167,7 @@ def _of_transformers(spec: ModelSpec, text: HfTextSpec, audio: tuple[Weights, ..
         raise ConfigError("model.text.name: a training needs the encoder's folder or Hub name")
     published = published_text(text)
     filled = spec.model_copy(update={"text": published.spec})
-    weights = Weights("text.encoder", published.weights, f"text.name {text.name}")
+    weights = Weights("text.encoder", published.weights, f"model.text.name {text.name}")
     return Start(filled, published.tokenizer, (*audio, weights))
 
 

@@ -129,8 +129,8 @@ def test_recipes_survive_yaml(tmp_path, name):
     [
         (b"inner: [1", "cannot be read as YAML"),
         (b"\xff\xfe\x00", "cannot be read as YAML"),
-        (b"", "value: input should be a valid dictionary"),
-        (b"- 1", "value: input should be a valid dictionary"),
+        (b"", "input should be a valid dictionary"),
+        (b"- 1", "input should be a valid dictionary"),
         (b"inner: {steps: x}", "inner.steps: input should be a valid integer"),
         (b"iner: 3", "iner: no such key"),
         (b"a: !!python/object:os.system {}", "cannot be read as YAML"),

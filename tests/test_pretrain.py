@@ -130,6 +130,12 @@ def test_a_captioning_model_holds_its_decoder_and_no_teacher(source, tmp_path):
     assert {"contrastive", "distillation", "captioning"} == done.result.losses.keys()
 
 
+def test_a_decoder_that_does_not_learn_is_not_kept(source, tmp_path):
+    silent = recipe(steps=2).override([*ALL_THREE[:2]])
+    done = pretrain(silent, source, tmp_path)
+    assert load_model(done.model_file).model.decoder is None
+
+
 def test_a_training_goes_on_from_a_model_with_its_decoder_or_begins_one(source, tmp_path):
     whole = recipe(steps=2).override(ALL_THREE)
     first = pretrain(whole, source, tmp_path / "first").model_file

@@ -267,7 +267,7 @@ def written(folder: Path, network: LanguageAudioModel) -> str:
 
 def test_a_decoder_needs_a_tokenizer_that_frames_its_texts(source, tmp_path):
     """Else no caption would end."""
-    plain = tiny.recipe()
+    plain = tiny.recipe().override(["objectives.captioning=0.5"])
     model = plain.model.model_copy(update={"decoder": tiny.decoder()})
     chosen = plain.model_copy(update={"model": model})
     file = tmp_path / "tokenizer.json"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from echoic.encoders.generation import Search
 
 _WORDS_PANEL = "How words are chosen"
+MOST_BEAMS = 100  # time and memory grow with it, captions no longer get better
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,6 +50,7 @@ def caption(
         int | None,
         typer.Option(
             min=1,
+            max=MOST_BEAMS,
             help="How many beginnings are followed; 1 takes the likeliest word each time.",
             show_default="4",
             rich_help_panel=_WORDS_PANEL,

@@ -158,16 +158,22 @@ def train(
         stages, kept, folder,
         start=start, valid=held, resume=resume, threads=threads, console=messages(),
     )  # fmt: skip
-    if done.file is None:
+    if done.file is None and done.classifier is None:
         raise typer.Exit(130)
     if as_json:
         emit(_document(done))
+        return
+    if done.classifier is not None:
+        print(f"classifier: {done.classifier}")
+    if done.file is None:
         return
     print(f"model: {done.file}")
     measured = ["--data", valid or data, *table.words()]
     if held is not None and valid is None:
         measured += ["--valid-share", f"{valid_share:g}"]
-    for line in next_commands(done.file, source, measured, reads=reads):
+    last = stages[-1].recipe
+    writes = last is not None and last.objectives.captioning > 0
+    for line in next_commands(done.file, source, measured, reads=reads, writes=writes):
         print(line)
 
 
@@ -304,7 +310,9 @@ def _hours(clips: Sequence[Clip]) -> str:
 
 def _document(done: Trained) -> dict[str, object]:
     last = done.last.result if done.last else None
-    told: dict[str, object] = {"model": str(done.file)}
+    told: dict[str, object] = {"model": str(done.file) if done.file else None}
+    if done.classifier is not None:
+        told["classifier"] = str(done.classifier)
     if last is not None:
         told |= {"steps": last.step, "losses": last.losses, "metrics": last.metrics}
         told["elapsed_s"] = round(last.elapsed_s, 3)
@@ -312,19 +320,26 @@ def _document(done: Trained) -> dict[str, object]:
 
 
 def next_commands(
-    model: Path, source: Source, measured: Sequence[object], *, reads: bool = True
+    model: Path,
+    source: Source,
+    measured: Sequence[object],
+    *,
+    reads: bool = True,
+    writes: bool = False,
 ) -> list[str]:
     """What to type next, as it works here. measured: the options of data for `echoic eval`. reads:
-    whether the model reads texts."""
+    whether the model reads texts; writes: whether it has learnt to caption."""
     from echoic.data.sources import FileSource
 
     report = model.parent / "report.html"
     lines = []
     if reads:
         lines += [f"measure it:  {typed(program(), 'eval', model, *measured, '--report', report)}"]
-    if reads and isinstance(source, FileSource):
-        query, folder = source.clips[0].captions[0], source.paths[0].parent
-        lines.append(
-            f"search by it:  {typed(program(), 'search', query, folder, '--model', model)}"
-        )
+    if isinstance(source, FileSource):
+        sound = source.paths[0]
+        if reads:
+            words = ["search", source.clips[0].captions[0], sound.parent, "--model", model]
+            lines += [f"search by it:  {typed(program(), *words)}"]
+        if writes:
+            lines += [f"caption by it:  {typed(program(), 'caption', sound, '--model', model)}"]
     return [*lines, f"check the file:  {typed(program(), 'check', model)}"]

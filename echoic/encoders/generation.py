@@ -58,7 +58,7 @@ class Greedy:
     no_repeat: int = 0
 
     def __post_init__(self) -> None:
-        _need(self.no_repeat >= 0, f"no_repeat {self.no_repeat}: 0 or more")
+        _need(self.no_repeat >= 0, f"no_repeat {self.no_repeat}: must be 0 or more")
 
     def __call__(self, begin: Begin, /) -> list[list[Caption]]:
         return _one_by_one(begin(1), self._choose)
@@ -84,10 +84,10 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        _need(self.captions >= 1, f"captions {self.captions}: 1 or more")
-        _need(self.temperature > 0, f"temperature {self.temperature}: above 0")
-        _need(self.top_k is None or self.top_k >= 1, f"top_k {self.top_k}: 1 or more")
-        _need(0 < self.top_p <= 1, f"top_p {self.top_p}: above 0, to 1")
+        _need(self.captions >= 1, f"captions {self.captions}: must be 1 or more")
+        _need(self.temperature > 0, f"temperature {self.temperature}: must be above 0")
+        _need(self.top_k is None or self.top_k >= 1, f"top_k {self.top_k}: must be 1 or more")
+        _need(0 < self.top_p <= 1, f"top_p {self.top_p}: must be above 0, at most 1")
 
     def __call__(self, begin: Begin, /) -> list[list[Caption]]:
         begun = begin(self.captions)
@@ -126,13 +126,13 @@ class Beam:
     no_repeat: int = 0
 
     def __post_init__(self) -> None:
-        _need(self.width >= 1, f"width {self.width}: 1 or more")
+        _need(self.width >= 1, f"width {self.width}: must be 1 or more")
         _need(
             1 <= self.captions <= self.width,
             f"captions {self.captions}: 1 to the width, {self.width}",
         )
-        _need(self.length_penalty >= 0, f"length_penalty {self.length_penalty}: 0 or more")
-        _need(self.no_repeat >= 0, f"no_repeat {self.no_repeat}: 0 or more")
+        _need(self.length_penalty >= 0, f"length_penalty {self.length_penalty}: must be 0 or more")
+        _need(self.no_repeat >= 0, f"no_repeat {self.no_repeat}: must be 0 or more")
 
     def __call__(self, begin: Begin, /) -> list[list[Caption]]:
         begun = begin(self.width)

@@ -10,9 +10,10 @@ N frames, F mel bins, P patches (all clips), R = F / 16 patch rows per column, D
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from echoic.config import Spec
@@ -28,14 +29,14 @@ class SlapSpec(Spec):
     sides together."""
 
     kind: Literal["slap"] = "slap"
-    depth: int
-    width: int
-    heads: int
-    hidden: int
-    patch_frames: int = 16
-    patch_bins: int = 16
-    window_columns: int = 24
-    global_every: int = 3
+    depth: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+    hidden: Annotated[int, Field(ge=1)]
+    patch_frames: Annotated[int, Field(ge=1)] = 16
+    patch_bins: Annotated[int, Field(ge=1)] = 16
+    window_columns: Annotated[int, Field(ge=1)] = 24
+    global_every: Annotated[int, Field(ge=1)] = 3
     rope_base: float = 10_000.0
 
 

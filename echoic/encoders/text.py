@@ -127,12 +127,12 @@ def published_text(spec: HfTextSpec) -> PublishedText:
         tokenizer = transformers.AutoTokenizer.from_pretrained(spec.name)
     except (OSError, ValueError, SafetensorError) as error:
         why = first_line(error)
-        raise ConfigError(f"text.name {spec.name}: cannot be loaded ({why})") from None
+        raise ConfigError(f"model.text.name {spec.name}: cannot be loaded ({why})") from None
     weights = _without_pooler(encoder).float().state_dict()
     if lacking := sorted(weights.keys() & set(told["missing_keys"])):
-        raise ConfigError(f"text.name {spec.name}: its weights lack {', '.join(lacking[:5])}")
+        raise ConfigError(f"model.text.name {spec.name}: its weights lack {', '.join(lacking[:5])}")
     if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise ConfigError(f"text.name {spec.name}: has no fast tokenizer (tokenizer.json)")
+        raise ConfigError(f"model.text.name {spec.name}: has no fast tokenizer (tokenizer.json)")
     backend = Backend.from_str(tokenizer.backend_tokenizer.to_str())
     config = {**encoder.config.to_diff_dict(), "model_type": encoder.config.model_type}
     return PublishedText(

@@ -105,7 +105,8 @@ def slap(size: Size = "base", step: Step = "pretrain") -> tuple[Stage]:
         recipe = _pretraining(size)
         return (Stage(name=recipe.name, recipe=recipe),)
     if step in ("audioset", "esc50", "spcv2"):
-        tuning = TuningSpec(preset=f"slap_{step}", reported=REPORTED.get(step, {}))
+        reported = {} if size == "nano" else REPORTED.get(step, {})
+        tuning = TuningSpec(preset=f"slap_{step}", reported=reported)
         return (Stage(name=step, tuning=tuning, takes="model"),)
     return (Stage(name=step, recipe=_tuned_on_captions(size, step), takes="model"),)
 

@@ -58,7 +58,9 @@ class OptimSpec(OptimizerSpec):
     @model_validator(mode="after")
     def _warm_up_ends(self) -> Self:
         if self.warmup_steps > self.steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} is more than steps {self.steps}")
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} is more than steps {self.steps}: lower it too"
+            )
         return self
 
     def lr_at(self, step: int) -> float:

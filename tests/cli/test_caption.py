@@ -131,9 +131,10 @@ def test_bad_files_are_named_and_the_rest_is_done(caption, files, tmp_path):
         (["--top-p", 0.5], "--top-p is for --sample"),
         (["--temperature", 0.5, "--beam", 3], "--temperature is for --sample"),
         (["--seed", 0], "--seed is for --sample"),
-        (["--sample", "--top-p", 0], "top_p 0.0: above 0, to 1"),
-        (["--sample", "--temperature", 0], "temperature 0.0: above 0"),
+        (["--sample", "--top-p", 0], "top_p 0.0: must be above 0, at most 1"),
+        (["--sample", "--temperature", 0], "temperature 0.0: must be above 0"),
         (["--beam", 0], "--beam"),
+        (["--beam", 101], "--beam"),
         (["--max-tokens", 2], "--max-tokens"),
     ],
 )

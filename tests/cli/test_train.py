@@ -4,10 +4,12 @@ fit is one line that says what to do."""
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from echoic.cli.train import next_commands
 from echoic.convert.native import load_model
 from echoic.data.sentences import embed_captions
 from echoic.data.sources import open_source
@@ -94,6 +96,19 @@ def test_all_stages_in_one_command_and_again(run, place):
     assert json.loads(printed) == {"model": "all/stage2.1/model.safetensors"}
     assert err.count(": done, all/") == 4
     assert {path: path.stat().st_mtime_ns for path in Path("all").rglob("*")} == files
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_to_type_next(place, writes):
+    source = open_source(place / "clips.csv")
+    lines = next_commands(Path("run/m.safetensors"), source, ["--data", "d.csv"], writes=writes)
+    told = [line.split(":  ")[0] for line in lines]
+    caption = ["caption by it"] if writes else []
+    assert told == ["measure it", "search by it", *caption, "check the file"]
+    assert all("run/m.safetensors" in line for line in lines)
+    if writes:
+        file = shlex.join([str(source.paths[0])])
+        assert f"caption {file} --model run/m.safetensors" in lines[2]
 
 
 def test_sound_without_any_caption(run, tmp_path, trained):
@@ -199,3 +214,19 @@ def test_recipes_are_listed_by_stage(run, documented):
     assert [line for line in out.splitlines() if line.startswith("---")] == [
         f"--- # {name}" for name in WHOLE
     ]
+
+
+def test_a_slap_tuned_on_labels_is_a_classifier(run, place, documented):
+    """SLAP's last stage leaves no model, and is no interruption."""
+    small = ["optim.steps=2", "optim.warmup_steps=1", "data.budget_tokens=512"]
+    told = ["train", "slap", "--size", "nano", "--data", place / "clips.csv", "--threads", "1"]
+    code, printed, err = run(*told, "--out", "slap", *small)
+    assert code == 0, err
+    assert "caption by it:  " in printed
+    tuned = [*told, "--stage", "esc50", "--start", "slap", "--valid", place / "clips.csv"]
+    tuned += ["epochs=1", "warmup_epochs=0"]
+    code, printed, err = run(*tuned, "--out", "tuned")
+    assert code == 0, err
+    assert printed == "classifier: tuned/classifier.safetensors\n"
+    found = documented(*tuned, "--out", "again")
+    assert found == {"model": None, "classifier": "again/classifier.safetensors"}

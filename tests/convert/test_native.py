@@ -227,7 +227,7 @@ def test_load_strictly_changes_nothing_where_something_does_not_fit():
     ("header", "wanted"),
     [
         ({"spec": "{"}, "its header cannot be read"),
-        ({"spec": "[]"}, "its header cannot be read (spec: value: input should be a valid"),
+        ({"spec": "[]"}, "its header cannot be read (spec: input should be a valid"),
         ({"spec": None}, "its header has no 'spec'"),
         ({"card": None}, "its header has no 'card'"),
         ({"tokenizer": "{}"}, "tokenizer in the checkpoint is damaged"),

@@ -317,14 +317,14 @@ def test_samples_of_a_clip_differ_and_come_best_first():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: Beam(width=0), "width 0: 1 or more"),
+        (lambda: Beam(width=0), "width 0: must be 1 or more"),
         (lambda: Beam(width=3, captions=4), "captions 4: 1 to the width, 3"),
-        (lambda: Beam(length_penalty=-1), "length_penalty -1: 0 or more"),
-        (lambda: Greedy(no_repeat=-1), "no_repeat -1: 0 or more"),
-        (lambda: seeded(captions=0), "captions 0: 1 or more"),
-        (lambda: seeded(temperature=0), "temperature 0: above 0"),
-        (lambda: seeded(top_k=0), "top_k 0: 1 or more"),
-        (lambda: seeded(top_p=0), "top_p 0: above 0, to 1"),
+        (lambda: Beam(length_penalty=-1), "length_penalty -1: must be 0 or more"),
+        (lambda: Greedy(no_repeat=-1), "no_repeat -1: must be 0 or more"),
+        (lambda: seeded(captions=0), "captions 0: must be 1 or more"),
+        (lambda: seeded(temperature=0), "temperature 0: must be above 0"),
+        (lambda: seeded(top_k=0), "top_k 0: must be 1 or more"),
+        (lambda: seeded(top_p=0), "top_p 0: must be above 0, at most 1"),
         (lambda: generate(decoder(), MANY, max_tokens=2), "max_tokens 2: a caption of one word"),
     ],
 )

@@ -107,8 +107,10 @@ def test_any_value_can_be_overridden_by_its_path():
 @pytest.mark.parametrize(
     ("change", "wanted"),
     [
+        ("model.audio.window_columns=0", "audio.window_columns: input should be greater"),
+        ("model.audio.global_every=0", "audio.global_every: input should be greater"),
         ("model.audio.heads=5", "audio.width 192 is not 5 heads"),
-        ("model.audio.heads=0", "audio.width 192 is not 0 heads"),
+        ("model.audio.heads=0", "audio.heads: input should be greater"),
         ("model.text.width=190", "text.width 190 is not 3 heads"),
         ("model.audio.patch_bins=24", "64 mel bins are not whole patches of 24 bins"),
         ("model.max_s=0", "model.max_s: input should be greater than 0"),
