@@ -11,8 +11,9 @@ N clips, M captions, C classes, I items, D embedding width, T samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from echoic.api import EchoicModel
 from echoic.data.clips import Clip, Source, heard_or_noted
 from echoic.data.synth import CLASSES, Choice, Scene, attribute_pairs, order_pairs, sound_class
 from echoic.data.synth.corpus import SceneSource, draw_scenes, render_all
+from echoic.embeddings import VectorCache, hear_parts, read_texts, unheard
 from echoic.encoders.generation import Beam
 from echoic.encoders.generation import Search as CaptionSearch
 from echoic.eval.bootstrap import Bootstrap, Interval
@@ -79,25 +81,28 @@ def evaluate(
     map10: Map10 = "sorted",
     captions: CaptionSearch | None = Beam(),
     bootstrap: Bootstrap | None = None,
+    cache: VectorCache | None = None,
 ) -> Evaluation:
     """Retrieval both ways; where every clip has exactly one tag, also zero-shot classification by
     these tags; of a model with a decoder also captioning.
 
     name: of the data, for the report. labels: all classes, in words; None: the tags that there are.
     map10: of audio to text, see `eval.retrieval`. captions: how they are written; None: not at all,
-    which is much quicker. A clip that cannot be heard is named in the log and left out. Raises
+    which is much quicker. cache: of vectors, see `echoic.embeddings`; captions are written each
+    time. A clip that cannot be heard is named in the log and left out. Raises
     DataError where none is left, or a tag is none of `labels`.
     """
-    heard = hear(model, source)
+    heard = hear(model, source, cache=cache)
+    embed_text = partial(read_texts, model, cache=cache)
     clips = [source.clips[i] for i in heard.kept]
     names = [clip.key for clip in clips]
-    search = _search(model, clips, heard.vectors, names, map10)
+    search = _search(embed_text, clips, heard.vectors, names, map10)
     captioned = _captioned(model, source, heard.kept, names, captions)
     protocol = [_search_words(search.ranks)]
     zero_shot = None
     labels = _classes(clips, labels)
     if len(labels) > 1 and all(len(clip.tags) == 1 for clip in clips):
-        classes = class_vectors(model.embed_text, labels, template)
+        classes = class_vectors(embed_text, labels, template)
         right = [labels.index(clip.tags[0]) for clip in clips]
         zero_shot = ZeroShot(classify(class_scores(heard.vectors, classes), right), labels)
         protocol.append(
@@ -127,9 +132,10 @@ def evaluate_synth(
     processes: int = 1,
     captions: CaptionSearch | None = Beam(),
     bootstrap: Bootstrap | None = None,
+    cache: VectorCache | None = None,
 ) -> Evaluation:
     """Retrieval, zero-shot classification of single events, order and attributes, on the test split
-    of the corpus; captions as in `evaluate`.
+    of the corpus; captions and cache as in `evaluate`.
 
     scenes: a source to search instead of drawn scenes, such as the corpus's own test shards.
     processes: that render.
@@ -139,20 +145,21 @@ def evaluate_synth(
     singles = _test_scenes(size, size.singles, size.seed + 1, relation="single")
     items = _items(size)
     rendered = [*drawn, *singles, *(item.scene for item in items)]
-    vectors = model.embed_audio(render_all(rendered, model.rate_hz, processes=processes))
+    vectors = _hear_scenes(model, rendered, processes, cache)
+    embed_text = partial(read_texts, model, cache=cache)
     drawn_vectors, single_vectors, item_vectors = vectors.split(
         [len(drawn), len(singles), len(items)]
     )
     if scenes is not None:
-        heard = hear(model, scenes)
+        heard = hear(model, scenes, cache=cache)
     else:
         scenes, heard = SceneSource(drawn), Heard(list(range(len(drawn))), drawn_vectors, {})
     clips = [scenes.clips[i] for i in heard.kept]
     names = [", ".join(clip.tags[:2]) for clip in clips]
-    search = _search(model, clips, heard.vectors, names)
+    search = _search(embed_text, clips, heard.vectors, names)
     captioned = _captioned(model, scenes, heard.kept, names, captions)
-    zero_shot = _synth_zero_shot(model, singles, single_vectors)
-    pairs, attributes = _synth_pairs(model, items, item_vectors, boot)
+    zero_shot = _synth_zero_shot(embed_text, singles, single_vectors)
+    pairs, attributes = _synth_pairs(embed_text, items, item_vectors, boot)
     return Evaluation(
         model=describe(model),
         data=_about("embedded corpus, test split", clips, heard.bad),
@@ -171,31 +178,47 @@ def evaluate_synth(
     )
 
 
-def hear(model: EchoicModel, source: Source, chosen: Iterable[int] | None = None) -> Heard:
+def hear(
+    model: EchoicModel,
+    source: Source,
+    chosen: Iterable[int] | None = None,
+    *,
+    cache: VectorCache | None = None,
+) -> Heard:
     """Vectors of the clips of `source`, one in memory at a time; those that cannot be heard are
     named and left out.
 
     Raises DataError where none is left.
-
     """
-    kept: list[int] = []
     bad: dict[str, str] = {}
     indices = range(len(source.clips)) if chosen is None else chosen
-    vectors = model.embed_audio(_waves(source, indices, model.rate_hz, kept, bad))
-    if not kept:
+
+    def read(i: int) -> np.ndarray | None:
+        return heard_or_noted(source, i, model.rate_hz, bad)
+
+    rows, vectors = hear_parts(model, source, indices, read, cache=cache)
+    if not rows:
         first = next((f" ({key}: {reason})" for key, reason in bad.items()), "")
         raise DataError(f"no clip of {len(bad)} can be heard{first}")
-    return Heard(kept, vectors, bad)
+    return Heard([i for i, _ in rows], vectors, bad)
 
 
-def _waves(
-    source: Source, indices: Iterable[int], rate_hz: int, kept: list[int], bad: dict[str, str]
-) -> Iterator[np.ndarray]:
-    for i in indices:
-        wave = heard_or_noted(source, i, rate_hz, bad)
-        if wave is not None:
-            kept.append(i)
-            yield wave
+def _hear_scenes(
+    model: EchoicModel, scenes: Sequence[Scene], processes: int, cache: VectorCache | None
+) -> Tensor:
+    """(N, D); `processes` render what the cache lacks."""
+    source = SceneSource(scenes)
+    lacking = unheard(model, source, cache)
+    waves = render_all([scenes[i] for i in lacking], model.rate_hz, processes=processes)
+    rendered = zip(lacking, waves, strict=True)
+
+    def read(i: int) -> np.ndarray:
+        # another process may have changed the cache since: that one may be passed over, or missing
+        wave = next((wave for j, wave in rendered if j == i), None)
+        return source.read(i, model.rate_hz) if wave is None else wave
+
+    _, vectors = hear_parts(model, source, range(len(scenes)), read, cache=cache)
+    return vectors
 
 
 def describe(model: EchoicModel) -> dict[str, Any]:
@@ -205,15 +228,18 @@ def describe(model: EchoicModel) -> dict[str, Any]:
     return card | {"parameters": parameters, "space_id": model.space_id}
 
 
+EmbedText = Callable[[Sequence[str]], Tensor]
+
+
 def _search(
-    model: EchoicModel,
+    embed_text: EmbedText,
     clips: Sequence[Clip],
     audio: Tensor,
     names: Sequence[str],
     map10: Map10 = "sorted",
 ) -> Search:
     owner = np.repeat(np.arange(len(clips)), [len(clip.captions) for clip in clips])
-    text = model.embed_text([caption for clip in clips for caption in clip.captions])
+    text = embed_text([caption for clip in clips for caption in clip.captions])
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     ranks = retrieve(audio.numpy(), text.numpy(), owner, map10=map10)
     space = measure_space(audio.numpy(), text.numpy(), ranks.owner)
@@ -261,25 +287,25 @@ def _items(size: SynthSize) -> list[Choice]:
     return [*order, *attribute_pairs(size.seed, size.pairs, split="test")]
 
 
-def _synth_zero_shot(model: EchoicModel, scenes: Sequence[Scene], audio: Tensor) -> ZeroShot:
+def _synth_zero_shot(embed_text: EmbedText, scenes: Sequence[Scene], audio: Tensor) -> ZeroShot:
     right = [CLASSES.index(scene.labels[0]) for scene in scenes]
-    return ZeroShot(classify(class_scores(audio, _synth_classes(model)), right), CLASSES)
+    return ZeroShot(classify(class_scores(audio, _synth_classes(embed_text)), right), CLASSES)
 
 
-def _synth_classes(model: EchoicModel) -> Floats:
+def _synth_classes(embed_text: EmbedText) -> Floats:
     """(C, D): of each class, the mean direction of its nouns in each prompt."""
     nouns = [sound_class(name).nouns for name in CLASSES]
-    each = class_vectors(model.embed_text, [noun for row in nouns for noun in row], SYNTH_PROMPTS)
+    each = class_vectors(embed_text, [noun for row in nouns for noun in row], SYNTH_PROMPTS)
     starts = np.cumsum([0, *map(len, nouns[:-1])])
     return unit_rows(np.add.reduceat(each, starts), "class")
 
 
 def _synth_pairs(
-    model: EchoicModel, items: Sequence[Choice], audio: Tensor, bootstrap: Bootstrap
+    embed_text: EmbedText, items: Sequence[Choice], audio: Tensor, bootstrap: Bootstrap
 ) -> tuple[dict[str, Interval], Interval]:
     """Accuracy by kind and over all; and over all attributes."""
-    right = model.embed_text([item.right for item in items])
-    wrong = model.embed_text([item.wrong for item in items])
+    right = embed_text([item.right for item in items])
+    wrong = embed_text([item.wrong for item in items])
     kinds = [item.axis for item in items]
     by_kind = order_accuracy(audio, right, wrong, kinds, bootstrap)
     tail = slice(len(items) // 2, None)

@@ -10,7 +10,7 @@ N clips, C classes, D width, T samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from echoic.api import EchoicModel
 from echoic.data.clips import Source
 from echoic.data.tasks.task import Indices, Task, TaskSpec
+from echoic.embeddings import Part, VectorCache, cut, hear_parts
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.linear import LinearSettings, fit_linear
 from echoic.eval.prompts import PROMPTS, Prompts, find_prompts
@@ -42,15 +43,17 @@ def linear(
     generator: np.random.Generator | None = None,
     settings: LinearSettings | None = None,
     bootstrap: Bootstrap | None = None,
+    cache: VectorCache | None = None,
 ) -> TaskResult:
     """Linear evaluation of frozen vectors (`eval.linear`); each clip is heard once for all seeds.
 
-    seeds, folds: None: the task's. generator: of the random parts that are learnt from. Raises
-    DataError where there is no such fold, or a part has no clip that can be heard.
+    seeds, folds: None: the task's. generator: of the random parts that are learnt from. cache: of
+    vectors, see `echoic.embeddings`. Raises DataError where there is no such fold, or a part has no
+    clip that can be heard.
     """
     seeds, folds = tuple(dict.fromkeys(seeds or task.spec.seeds)), _folds(task, folds)
     draw = generator or np.random.default_rng(CROP_SEED)
-    heard = _hear(model, task, folds, draw)
+    heard = _hear(model, task, folds, draw, cache)
     truth = task.labels.truth(task.source.clips).numpy()
     judged = {fold: heard.kept(task.judging(fold), fold) for fold in folds}
     scores: dict[int | None, dict[str, Floats]] = {seed: {} for seed in seeds}
@@ -85,6 +88,7 @@ def zero_shot(
     prompts: str = "m2d",
     folds: Sequence[str] | None = None,
     bootstrap: Bootstrap | None = None,
+    cache: VectorCache | None = None,
 ) -> TaskResult:
     """Classification by sentences: all folds pooled, or the test part; by cosine.
 
@@ -95,21 +99,19 @@ def zero_shot(
     names = asked.worded(task.labels.names)
     classes = class_vectors(model.embed_text, names, asked.template)
     chosen = np.concatenate([task.judging(fold) for fold in folds])
-    kept: list[int] = []
     bad: dict[str, str] = {}
-    length = round(task.spec.clip_s * model.rate_hz)
-
-    def waves() -> Iterator[np.ndarray]:
-        for i in chosen.tolist():
-            wave = _wave(task.source, i, model.rate_hz, bad)
-            if wave is not None:
-                kept.append(i)
-                yield fitted(wave, length)
-
-    vectors = model.embed_audio(waves())
-    if not kept:
+    first = Part(0, round(task.spec.clip_s * model.rate_hz))
+    rows, vectors = hear_parts(
+        model,
+        task.source,
+        chosen.tolist(),
+        lambda i: _wave(task.source, i, model.rate_hz, bad),
+        parts=lambda i, samples: [first],
+        cache=cache,
+    )
+    if not rows:
         raise DataError(_unheard(task.spec.name, "test", bad))
-    truth = task.labels.truth([task.source.clips[i] for i in kept]).numpy()
+    truth = task.labels.truth([task.source.clips[i] for i, _ in rows]).numpy()
     return task_result(
         task,
         "zero_shot",
@@ -144,11 +146,12 @@ def fitted(
 ) -> np.ndarray:
     """(length,) of a wave (T,): a random part with a generator, else the first; zeros at the end of
     a shorter one."""
-    surplus = len(wave) - length
-    if surplus < 0:
-        return np.pad(wave, (0, -surplus))
-    start = int(generator.integers(surplus + 1)) if generator is not None and surplus else 0
-    return wave[start : start + length]
+    return cut(wave, _part(len(wave), length, generator))
+
+
+def _part(samples: int, length: int, generator: np.random.Generator | None = None) -> Part:
+    surplus = samples - length
+    return Part(int(generator.integers(surplus + 1)) if generator and surplus > 0 else 0, length)
 
 
 @dataclass(frozen=True)
@@ -177,33 +180,36 @@ class _Vectors:
 
 
 def _hear(
-    model: EchoicModel, task: Task, folds: Sequence[str], generator: np.random.Generator
+    model: EchoicModel,
+    task: Task,
+    folds: Sequence[str],
+    generator: np.random.Generator,
+    cache: VectorCache | None,
 ) -> _Vectors:
     """Each clip is decoded once, and becomes two vectors only if it both learns and judges (in
     different folds) and is longer than the task."""
     learns = {i for fold in folds for i in task.learning(fold).tolist()}
     judges = {i for fold in folds for i in task.judging(fold).tolist()}
     length = round(task.spec.clip_s * model.rate_hz)
-    rows_learnt: dict[int, int] = {}
-    rows_first: dict[int, int] = {}
     bad: dict[str, str] = {}
 
-    def waves() -> Iterator[np.ndarray]:
-        row = 0
-        for i in sorted(learns | judges):
-            wave = _wave(task.source, i, model.rate_hz, bad)
-            if wave is None:
-                continue
-            if i in learns:
-                rows_learnt[i], row = row, row + 1
-                yield fitted(wave, length, generator)
-            if i in learns and i in judges and len(wave) <= length:
-                rows_first[i] = rows_learnt[i]
-            elif i in judges:
-                rows_first[i], row = row, row + 1
-                yield fitted(wave, length)
+    def parts(i: int, samples: int) -> list[Part]:
+        learnt = [_part(samples, length, generator)] if i in learns else []
+        alike = learnt and samples <= length
+        return learnt if alike or i not in judges else [*learnt, Part(0, length)]
 
-    vectors = model.probe_vectors(waves())
+    rows, vectors = hear_parts(
+        model,
+        task.source,
+        sorted(learns | judges),
+        lambda i: _wave(task.source, i, model.rate_hz, bad),
+        parts=parts,
+        kind="probe",
+        cache=cache,
+    )
+    numbered = [(i, row) for row, (i, _) in enumerate(rows)]
+    rows_first = {i: row for i, row in numbered if i in judges}  # the last of a clip's
+    rows_learnt = {i: row for i, row in reversed(numbered) if i in learns}
     return _Vectors(task.spec.name, vectors, rows_learnt, rows_first, bad)
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from echoic.api import EchoicModel
 from echoic.data.clips import Clip
+from echoic.data.synth import corpus
 from echoic.data.synth.corpus import SceneSource, draw_scenes
+from echoic.embeddings import VectorCache
 from echoic.encoders.generation import Greedy
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.captioning import score_captions
@@ -219,3 +221,16 @@ def test_laions_map_is_asked_for_and_said(model):
     assert found.search.ranks.map10 == "laion_legacy"
     assert "as LAION computes it" in found.protocol[0]
     assert "LAION" not in evaluate(model, Tones(["a", "b", "c"]), bootstrap=BOOT).protocol[0]
+
+
+def test_the_corpus_is_rendered_once(model, tmp_path, monkeypatch):
+    rendered = []
+    render = corpus.render
+    monkeypatch.setattr(corpus, "render", lambda *given: rendered.append(1) or render(*given))
+    results = []
+    for _ in range(2):
+        with VectorCache(tmp_path) as cache:
+            results.append(evaluate_synth(model, SIZE, bootstrap=BOOT, cache=cache).metrics)
+    assert results[0] == results[1]
+    assert len(rendered) == 6 + 6 + 12
+    assert cache.made == 0

@@ -12,10 +12,11 @@ import soundfile
 import torch
 
 from echoic.data.tasks import TASKS, open_task
+from echoic.embeddings import VectorCache
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.linear import LinearSettings
 from echoic.eval.zeroshot import LAION_TEMPLATE
-from echoic.tasks import fitted, linear, task_prompts, zero_shot
+from echoic.tasks import CROP_SEED, fitted, linear, task_prompts, zero_shot
 from echoic.types import CheckpointError, ConfigError, DataError
 from tests import task_trees, tiny
 
@@ -299,3 +300,27 @@ def test_a_real_model_goes_through(opened):
     assert found.model["space_id"] == model.space_id
     zero = zero_shot(model, task, prompts="laion", bootstrap=BOOT)
     assert zero.to_json()["metrics"].keys() == {"zero_shot/accuracy"}
+
+
+def test_a_second_run_hears_nothing_again(tmp_path):
+    """The random parts that are learnt from are the same ones; another draw is heard."""
+    task_trees.us8k(tmp_path / "us8k")
+    lengthen(tmp_path / "us8k/audio", 5)
+    task, model = open_task("us8k", tmp_path / "us8k"), tiny.model()
+    plain = linear(model, task, seeds=[42], folds=["1"], settings=QUICK, bootstrap=BOOT)
+    counts, values = [], []
+    for seed in (CROP_SEED, CROP_SEED, 1):
+        with VectorCache(tmp_path / "cache") as cache:
+            options = {"generator": np.random.default_rng(seed), "cache": cache}
+            found = linear(
+                model, task, seeds=[42], folds=["1"], settings=QUICK, bootstrap=BOOT, **options
+            )
+            counts.append((cache.found, cache.made))
+            values.append(found.to_json()["metrics"])
+    assert plain.to_json()["metrics"] == values[0] == values[1]
+    learnt, judged = len(task.learning("1")), len(task.judging("1"))
+    assert counts == [(0, learnt + judged), (learnt + judged, 0), (judged, learnt)]
+    with VectorCache(tmp_path / "cache") as cache:
+        for _ in range(2):
+            zero_shot(model, task, prompts="laion", folds=["1"], bootstrap=BOOT, cache=cache)
+        assert (cache.found, cache.made) == (judged, judged)

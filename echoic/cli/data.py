@@ -1,5 +1,5 @@
-"""data synth, shards, keywords, embed-captions, check: making, packing, captioning and examining
-sound."""
+"""data synth, shards, keywords, embed-captions, check, leaks: making, packing, captioning and
+examining sound."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from echoic.cli.common import (
     use_cpu,
     wrong,
 )
+from echoic.cli.leaks import leaks
 from echoic.cli.sentences import check_store, embed_captions
 from echoic.cli.tasks import check_folder, tasks
 
@@ -65,6 +66,8 @@ def add_to(app: typer.Typer) -> None:
     group.command(epilog="Example: echoic data tasks")(tasks)
     example = "Example: echoic data check my.csv, or: echoic data check esc50 ~/ESC-50-master"
     group.command(epilog=example)(check)
+    example = "Example: echoic data leaks my.csv ESC-50-master/audio --out leaks.json"
+    group.command(epilog=example)(leaks)
     app.add_typer(group, name="data", rich_help_panel=PANEL)
 
 

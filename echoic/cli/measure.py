@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +44,7 @@ from echoic.cli.tasks import measure as measure_task
 
 if TYPE_CHECKING:
     from echoic.convert.check import Check
+    from echoic.embeddings import VectorCache
 
 PANEL = "Judge a model"
 _TASK_PANEL = "Of a published task"
@@ -153,6 +156,16 @@ def evaluate(
         ),
     ] = True,
     processes: Processes = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where vectors are kept, so that a second run does not listen again.",
+            show_default="ECHOIC_CACHE, else the user's cache folder",
+        ),
+    ] = None,
+    no_cache: Annotated[
+        bool, typer.Option("--no-cache", help="Compute all vectors anew, and keep none.")
+    ] = False,
     report: Annotated[
         Path | None,
         typer.Option(help="Write a report with plots: one HTML file.", show_default=False),
@@ -177,6 +190,8 @@ def evaluate(
     Clips with exactly one tag each are classified by these tags too. Every figure comes with its
     interval.
     """
+    if no_cache and cache is not None:
+        raise wrong("eval: --cache and --no-cache exclude each other")
     if task is not None:
         if data is None:
             raise wrong("eval: --task NAME needs --data FOLDER")
@@ -194,15 +209,17 @@ def evaluate(
         listener, _ = open_model(
             model, tokenizer=tokenizer, text_encoder=text_encoder, long=long, precision=precision
         )
-        measured = measure_task(
-            listener,
-            task,
-            data,
-            protocol=protocol or Protocol.linear,
-            seeds=drawn,
-            folds=folds,
-            prompts=prompts or "m2d",
-        )
+        with _vectors(cache, no_cache) as kept:
+            measured = measure_task(
+                listener,
+                task,
+                data,
+                protocol=protocol or Protocol.linear,
+                seeds=drawn,
+                folds=folds,
+                prompts=prompts or "m2d",
+                cache=kept,
+            )
         emit(measured.to_json()) if as_json else show(measured.table())
         if measured.bad:
             raise wrong(f"{len(measured.bad)} clips could not be used (named above)")
@@ -231,9 +248,14 @@ def evaluate(
     written = Beam() if captions else None
     if data is None:
         size = SynthSize(scenes=scenes, singles=items, pairs=items)
-        found = evaluate_synth(
-            listener, size, processes=processes or available_cpus(), captions=written
-        )
+        with _vectors(cache, no_cache) as kept:
+            found = evaluate_synth(
+                listener,
+                size,
+                processes=processes or available_cpus(),
+                captions=written,
+                cache=kept,
+            )
     else:
         table = TableOptions(
             audio_dir, file_column, caption_column, tag_column, missing, captions_from, leave_out
@@ -245,21 +267,36 @@ def evaluate(
             if held is None:
                 raise wrong(f"{data}: {valid_share:g} of {len(source.clips)} clips holds none out")
             source, name = held, f"{name}, {valid_share:g} held out"
-        found = evaluate(
-            listener,
-            source,
-            name=name,
-            template=sentence.template,
-            labels=sentence.labels,
-            map10=map10.value,
-            captions=written,
-        )
+        with _vectors(cache, no_cache) as kept:
+            found = evaluate(
+                listener,
+                source,
+                name=name,
+                template=sentence.template,
+                labels=sentence.labels,
+                map10=map10.value,
+                captions=written,
+                cache=kept,
+            )
     emit(found.to_json()) if as_json else show(found.table())
     if report is not None:
         say(f"report: {found.write_report(report, run_folder=file.parent)}")
     bad = found.data["bad"]
     if bad:
         raise wrong(f"{len(bad)} clips could not be used (named above); the rest is measured")
+
+
+@contextmanager
+def _vectors(folder: Path | None, no_cache: bool) -> Iterator[VectorCache | None]:
+    """The cache that was asked for, and a line of what it had. One that nobody named and that
+    cannot be made stops nobody. Raises DataError."""
+    from echoic.embeddings import open_cache
+
+    with open_cache(folder, wanted=not no_cache) as cache:
+        yield cache
+    if cache is not None and cache.found:
+        total = cache.found + cache.made
+        say(f"cache: {cache.found} of {total} vectors were in {cache.path} (--no-cache: anew)")
 
 
 def check(

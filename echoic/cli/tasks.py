@@ -11,6 +11,7 @@ from echoic.cli.common import JsonOption, emit, plain_table, say, show, wrong
 if TYPE_CHECKING:
     from echoic.api import EchoicModel
     from echoic.data.tasks import TaskCheck
+    from echoic.embeddings import VectorCache
     from echoic.eval.task_result import TaskResult
 
 
@@ -89,6 +90,7 @@ def measure(
     seeds: list[int] | None,
     folds: str | None,
     prompts: str,
+    cache: VectorCache | None = None,
 ) -> TaskResult:
     """What `echoic eval --task` does. Raises EchoicError."""
     from echoic.data.tasks import open_task
@@ -99,9 +101,9 @@ def measure(
     for fold in chosen or ():
         task.judging(fold)  # one that is not there is told before anything is heard
     if protocol is Protocol.zero_shot:
-        return zero_shot(model, task, prompts=prompts, folds=chosen)
+        return zero_shot(model, task, prompts=prompts, folds=chosen, cache=cache)
     say(f"{task.spec.title}: {len(task.source.clips)} clips to hear")
-    return linear(model, task, seeds=seeds, folds=chosen)
+    return linear(model, task, seeds=seeds, folds=chosen, cache=cache)
 
 
 def seed_numbers(told: str | None) -> list[int] | None:

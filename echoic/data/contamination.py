@@ -88,7 +88,7 @@ def leave_out(source: Source, lists: Sequence[IdList]) -> tuple[Source, LeftOut]
     ID_COLUMNS, and addresses. Where these say anything, digits in the key are not taken for an id.
     Raises DataError where nothing remains.
     """
-    rows = _rows_of(source)
+    rows = rows_of(source)
     hits: dict[str, set[int]] = {wanted.name: set() for wanted in lists}
     for i, (clip, row) in enumerate(zip(source.clips, rows, strict=True)):
         ids = ids_of_clip(clip, row)
@@ -153,13 +153,13 @@ def _ids_of_row(row: Mapping[str, Any]) -> Ids:
     }
 
 
-def _rows_of(source: Source) -> Sequence[Mapping[str, Any]]:
+def rows_of(source: Source) -> Sequence[Mapping[str, Any]]:
     """What is said of each clip beside captions and tags, through views of a source."""
     if isinstance(source, SubsetSource):
-        rows = _rows_of(source.source)
+        rows = rows_of(source.source)
         return [rows[i] for i in source.indices]
     if isinstance(source, RecaptionedSource):
-        return _rows_of(source.source)
+        return rows_of(source.source)
     own: Sequence[Mapping[str, Any]] = getattr(source, "rows", ())
     return own or [{} for _ in source.clips]
 

@@ -14,6 +14,7 @@ from tests import on_disk, tiny
 @pytest.fixture
 def run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("echoic.cli.common.available_cpus", lambda: 1)
+    monkeypatch.setenv("ECHOIC_CACHE", str(tmp_path / "cache"))
     model = on_disk.save_tiny_model(tmp_path / "model.safetensors")
     files = on_disk.write_tones(tmp_path, 3)
 
@@ -66,3 +67,37 @@ def test_captions_are_judged_unless_told_not_to(run, tmp_path):
     assert code == 0
     (line,) = (line for line in out.splitlines() if "cider d" in line)
     assert "%" not in line
+
+
+# vectors of the run before
+
+
+def test_the_second_run_says_what_it_did_not_hear_again(run, tmp_path):
+    results = []
+    for found, options in (
+        (0, ["--cache", tmp_path / "here"]),
+        (
+            9,
+            ["--cache", tmp_path / "here"],
+        ),  # clips, captions, class sentences
+        (0, []),
+        (9, []),
+        (0, ["--no-cache"]),
+    ):
+        code, out, err = run(["a", "b", "c"], *map(str, options), "--json")
+        assert code == 0, err
+        assert (f"cache: {found} of " in err) is bool(found), err
+        results.append(json.loads(out))
+    assert results[0] == results[1]
+    assert results[2] == results[3]
+    assert (tmp_path / "here").is_dir()
+    assert (tmp_path / "cache").is_dir()
+
+
+def test_a_cache_is_wanted_or_not(run, tmp_path):
+    code, _, err = run(["a", "b", "a"], "--cache", str(tmp_path), "--no-cache")
+    assert (code, err) == (2, "error: eval: --cache and --no-cache exclude each other\n")
+    (tmp_path / "file").write_text("")
+    code, _, err = run(["a", "b", "a"], "--cache", str(tmp_path / "file"))
+    assert code == 2
+    assert "cannot be made a folder" in err

@@ -1,0 +1,140 @@
+"""`echoic data leaks`, and a training that leaves out what it lists."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests import on_disk
+from tests.data.test_fingerprint import RATE_HZ, scene
+
+pytestmark = pytest.mark.usefixtures("elsewhere")
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """A table of ten tones, of which two are also in a folder: one by its samples, one cut and
+    softer, and one by its Freesound id."""
+    folder = tmp_path / "sounds"
+    files = on_disk.write_tones(folder, 10)
+    for i in (1, 2):
+        soundfile.write(files[i], scene(i, 2.0), RATE_HZ)
+    files[3] = files[3].rename(folder / "1-100032-A-0.wav")
+    on_disk.write_table(folder / "captions.csv", files)
+    held = tmp_path / "held"
+    held.mkdir()
+    soundfile.write(held / "x.flac", soundfile.read(files[1], dtype="int16")[0], RATE_HZ)
+    soundfile.write(held / "y.wav", 0.4 * scene(2, 2.0)[5000:28_000], RATE_HZ)
+    soundfile.write(held / "100032__u__title.wav", scene(9, 1.0), RATE_HZ)
+    return folder / "captions.csv", held
+
+
+def test_pairs_and_counts(documented, run, sets):
+    found = documented("data", "leaks", *sets)
+    assert [(p["kind"], p["train"], p["eval"]) for p in found["pairs"]] == [
+        ("audio", "tone1.wav", "x.flac"),
+        ("near", "tone2.wav", "y.wav"),
+        ("id", "1-100032-A-0.wav", "100032__u__title.wav"),
+    ]
+    assert found["by_kind"] == {"id": 1, "audio": 1, "near": 1}
+    assert (found["train_clips"], found["remaining_train_clips"]) == (10, 7)
+    assert (found["out"], found["also_named"]) == (None, [])
+    code, out, err = run("data", "leaks", *sets, "--by", "id")
+    assert code == 0, err
+    assert "freesound 100032" in out
+    assert f"1 of 10 clips of {sets[0]} are in {sets[1]} too (1 by id); 9 remain" in out
+    assert "--out leaks.json" in err
+
+
+def test_training_leaves_out_just_those(run, sets, tmp_path):
+    """By the command that is printed."""
+    listed = tmp_path / "new" / "leaks.json"
+    code, out, err = run("data", "leaks", *sets, "--out", listed)
+    assert code == 0, err
+    assert f"{listed}: leaves 3 clips out, 7 remain" in out
+    assert f"train nano --data {sets[0]} --leave-out {listed}" in err
+    code, _, err = run(
+        "train", "nano", "--data", sets[0], "--leave-out", listed, "--out", tmp_path / "run",
+        *on_disk.OVERRIDES,
+    )  # fmt: skip
+    assert code == 0, err
+    assert f"3 of 10 clips left out: {listed} (3 entries) names 3" in err
+
+
+def test_a_black_list_is_compared_by_ids(documented, refused, sets, tmp_path):
+    black = tmp_path / "blacklist.json"
+    black.write_text(json.dumps({"FreeSound": ["100032", "4"], "AudioSet": []}))
+    found = documented("data", "leaks", sets[0], black)
+    assert [(p["train"], p["eval"], p["what"]) for p in found["pairs"]] == [
+        ("1-100032-A-0.wav", "freesound 100032", str(black))
+    ]
+    assert "has no audio: compare it --by id" in refused(
+        "data", "leaks", sets[0], black, "--by", "near"
+    )
+
+
+def test_clips_of_the_same_name_are_told(run, tmp_path):
+    train, held = tmp_path / "train", tmp_path / "held"
+    for folder, seed in (("dog", 1), ("cat", 2), ("cow", 3)):
+        (train / folder).mkdir(parents=True)
+        name = "sound" if folder != "cow" else "other"
+        soundfile.write(train / folder / f"{name}.wav", scene(seed, 1.0), RATE_HZ)
+    held.mkdir()
+    soundfile.write(held / "d.wav", scene(1, 1.0), RATE_HZ)
+    code, out, err = run("data", "leaks", train, held, "--out", "leaks.json")
+    assert code == 0, err
+    assert "names 1 more clips, of the same id or file name: 'cat/sound.wav'" in out
+    assert "leaks.json: leaves 2 clips out, 1 remain" in out
+
+
+def test_nothing_is_shared(run, sets, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    soundfile.write(other / "z.wav", scene(7, 1.0), RATE_HZ)
+    code, out, err = run("data", "leaks", sets[0], other, "--out", "leaks.json")
+    assert code == 0, err
+    assert "nothing to leave out: leaks.json is not written" in err
+    assert "0 of 10 clips" in out
+    assert not (tmp_path / "leaks.json").exists()
+
+
+def test_bad_clips_are_named_and_the_rest_is_compared(run, sets):
+    (sets[1] / "bad.wav").write_bytes(b"RIFF")
+    soundfile.write(sets[1] / "silent.wav", np.zeros(8000), RATE_HZ)
+    code, out, err = run("data", "leaks", *sets, "--json")
+    assert code == 2
+    assert set(json.loads(out)["bad_eval"]) == {"bad.wav", "silent.wav"}
+    assert len(json.loads(out)["pairs"]) == 3
+    assert f"0 clips of {sets[0]}, 2 of {sets[1]}" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.csv", "."], "none.csv: no such file or folder"),
+        (["TRAIN", "none"], "none: no such file or folder"),
+        (["TRAIN", "none.json"], "none.json: no such file"),
+        (["TRAIN", "HELD", "--out", "list.csv"], "list.csv: the list is JSON: name it .json"),
+        (["TRAIN", "HELD", "--by", "ear"], "ear"),
+    ],
+)
+def test_wrong_words_are_one_line(refused, sets, arguments, words):
+    named = {"TRAIN": sets[0], "HELD": sets[1]}
+    assert words in refused("data", "leaks", *(named.get(word, word) for word in arguments))
+
+
+@pytest.fixture
+def refused(run):
+    """The one line of a command that ends with 2."""
+
+    def call(*arguments):
+        code, _, err = run(*arguments)
+        assert code == 2
+        line = err.strip().splitlines()[-1]
+        assert line.startswith("error: ")
+        return line
+
+    return call
