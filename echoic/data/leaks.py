@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from echoic.data.clips import Clip, Source, heard_or_noted
-from echoic.data.contamination import IdKind, IdList, Ids, rows_of, ids_of_clip, ids_of_name
+from echoic.data.contamination import IdKind, IdList, Ids, ids_of_clip, ids_of_name, rows_of
 from echoic.data.files import write_whole
 from echoic.data.fingerprint import (
     NO_LANDMARKS,
