@@ -72,6 +72,8 @@ class Amount:
 
 
 WHOLE = Amount(clips=48, together=16, rounds=3, tokens=12 * TOKENS_10_S)
+KINDS = (("small", torch.float32), ("nano", torch.bfloat16))
+QUICK_KINDS = (("nano", torch.float32),)
 QUICK = Amount(clips=16, together=8, rounds=1, tokens=4 * TOKENS_10_S)
 
 
@@ -89,26 +91,27 @@ def main() -> None:
         print(kib_per_token(size, int(tokens)))
         return
     if args.quick:
-        finish(figures(("nano",), QUICK, MEMORY_TOKENS[:2]))
+        finish(figures(QUICK_KINDS, QUICK, MEMORY_TOKENS[:2]))
     else:
-        finish(figures(("small", "nano"), WHOLE, MEMORY_TOKENS))
+        finish(figures(KINDS, WHOLE, MEMORY_TOKENS))
 
 
 def figures(
-    sizes: Sequence[str], amount: Amount, memory_tokens: Sequence[int]
+    kinds: Sequence[tuple[str, torch.dtype]], amount: Amount, memory_tokens: Sequence[int]
 ) -> dict[str, object]:
-    """Measure all and show it; by name, and without a prefix those of the first size in float32."""
+    """Measure all and show it, of each size and type; by name, and without a prefix those of the
+    first."""
     found: dict[str, object] = {}
     measured = (packing, lengths_cost, auxiliary)
     for measure in measured:
-        for size in sizes:
-            for dtype in (torch.float32, torch.bfloat16):
-                own = measure(size, amount, dtype)
-                found |= {f"{size}_{type_name(dtype)}_{name}": value for name, value in own.items()}
-                _tell(f"{size} {type_name(dtype)}: {measure.__name__.replace('_', ' ')}", own)
-    memory = attention_memory(sizes[0], memory_tokens)
-    _tell(f"{sizes[0]} fp32: attention memory", memory)
-    first = f"{sizes[0]}_fp32_"
+        for size, dtype in kinds:
+            own = measure(size, amount, dtype)
+            found |= {f"{size}_{type_name(dtype)}_{name}": value for name, value in own.items()}
+            _tell(f"{size} {type_name(dtype)}: {measure.__name__.replace('_', ' ')}", own)
+    size, dtype = kinds[0]
+    memory = attention_memory(size, memory_tokens)
+    _tell(f"{size} fp32: attention memory", memory)
+    first = f"{size}_{type_name(dtype)}_"
     headline = (
         "packed_vs_30s", "packed_vs_longest", "cost_per_second_spread", "auxiliary_cost_vs_flops",
     )  # fmt: skip
