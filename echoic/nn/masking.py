@@ -98,6 +98,10 @@ class StructuredMask(Spec):
         return _split(hidden, lengths)
 
 
+# Either, as a recipe names it by its kind.
+MaskingSpec = Annotated[RandomMask | StructuredMask, Field(discriminator="kind")]
+
+
 def _lowest(noise: Tensor, count: Tensor) -> Tensor:
     """(B, n) bool: the `count` (B,) lowest of each row."""
     return noise.argsort(1).argsort(1) < count[:, None]

@@ -236,10 +236,21 @@ class MaskedDuo(nn.Module):
 
     @torch.no_grad()
     def follow(self, encoder: PatchEncoder, decay: float) -> None:
-        """After each step: target <- decay * target + (1 - decay) * online."""
-        targets: list[Tensor] = list(self.target.parameters())
-        names = [name for name, _ in self.target.named_parameters()]
-        torch._foreach_lerp_(targets, [encoder.get_parameter(name) for name in names], 1 - decay)
+        """After each step."""
+        follow(self.target, encoder, decay)
+
+
+class Named(Protocol):
+    """What has parameters by name, as a module has."""
+
+    def get_parameter(self, target: str, /) -> nn.Parameter: ...
+
+
+def follow(teacher: nn.Module, student: Named, decay: float) -> None:
+    """teacher <- decay * teacher + (1 - decay) * student, of the parameters that the teacher
+    has."""
+    names, parameters = zip(*teacher.named_parameters(), strict=True)
+    torch._foreach_lerp_(parameters, [student.get_parameter(name) for name in names], 1 - decay)
 
 
 class DecaySpec(Spec):

@@ -23,10 +23,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from echoic.config import Spec
-from echoic.nn.masking import Mask, RandomMask, StructuredMask
+from echoic.nn.masking import Mask, MaskingSpec, RandomMask
 from echoic.objectives.assignment import Teacher, cross_entropy_sum
 from echoic.objectives.gather import mean_count
-from echoic.objectives.masked_duo import DecaySpec
+from echoic.objectives.masked_duo import DecaySpec, follow
 from echoic.objectives.prototypes import (
     Centred,
     HeadSpec,
@@ -93,9 +93,7 @@ class DistillationSpec(Spec):
     """
 
     weight: Annotated[float, Field(ge=0)] = 1.0  # the paper's, as is the mask's ratio
-    mask: Annotated[RandomMask | StructuredMask, Field(discriminator="kind")] = RandomMask(
-        ratio=0.5
-    )
+    mask: MaskingSpec = RandomMask(ratio=0.5)
     head: HeadSpec = HeadSpec()
     student_temperature: Temperature = 0.1  # iBOT, DINOv2, SynCLR
     teacher_temperature: TeacherTemperatureSpec = TeacherTemperatureSpec()
@@ -208,9 +206,9 @@ class SelfDistillation(nn.Module):
         """Let the teacher follow: teacher <- decay * teacher + (1 - decay) * student. step: from 0
         to steps - 1."""
         decay = self.spec.decay.at(step, steps)
-        _follow(self.teacher_head, self.head, decay)
+        follow(self.teacher_head, self.head, decay)
         if self.teacher is not None:
-            _follow(self.teacher, encoder, decay)
+            follow(self.teacher, encoder, decay)
         self.step.fill_(step + 1)
 
 
@@ -222,8 +220,3 @@ def _trunk(encoder: DistilledEncoder) -> nn.Module:
     for parameter in trunk.parameters():
         parameter.grad = None
     return trunk.requires_grad_(False).eval()
-
-
-def _follow(teacher: nn.Module, student: nn.Module | DistilledEncoder, decay: float) -> None:
-    names, parameters = zip(*teacher.named_parameters(), strict=True)
-    torch._foreach_lerp_(parameters, [student.get_parameter(name) for name in names], 1 - decay)

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from echoic.audio.augment import FrameAugment, WaveAugment
 from echoic.config import Spec
 from echoic.model import ModelSpec
-from echoic.nn.masking import RandomMask, StructuredMask
+from echoic.nn.masking import MaskingSpec, RandomMask
 from echoic.objectives.masked_duo import DecaySpec, PredictorSpec
 from echoic.objectives.self_distillation import DistillationSpec
 from echoic.train.loop import RunSpec
@@ -77,7 +77,6 @@ class StartSpec(Spec):
     text: str | None = None
 
 
-Mask = Annotated[RandomMask | StructuredMask, Field(discriminator="kind")]
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -103,7 +102,7 @@ class MaskedSpec(Spec):
     None: the last."""
 
     weight: Weight = 1.0
-    mask: Mask = RandomMask(ratio=0.7)
+    mask: MaskingSpec = RandomMask(ratio=0.7)
     predictor: PredictorSpec = PredictorSpec()
     decay: DecaySpec = DecaySpec()
     target_layers: tuple[int, ...] | None = None
@@ -136,7 +135,7 @@ class ObjectiveSpec(Spec):
     distillation: DistillationSpec | None = None
     shared_view: bool = False
     masked: MaskedSpec | None = None
-    visible: Mask | None = None
+    visible: MaskingSpec | None = None
     frozen: bool = False
     logit_scale: Annotated[float, Field(ge=1, le=100)] | None = None
 
