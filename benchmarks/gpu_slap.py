@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from benchmarks.clip_lengths import quantiles
 from echoic.nn.attention import BACKENDS, Backend, Lengths, packed_attention, set_backend
-from echoic.nn.rope import rope_angles
+from echoic.nn.rope import rope_turns
 from echoic.nn.transformer import Block, init_weights
 from echoic.types import ConfigError, first_line
 
@@ -74,9 +74,9 @@ class Encoder(nn.Module):
         self.norm = nn.RMSNorm(size.width)
         init_weights(self, size.depth)
 
-    def forward(self, x: Tensor, lengths: Lengths, angles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Lengths, turns: Tensor) -> Tensor:
         for block in self.blocks:
-            x = block(x, lengths, angles)
+            x = block(x, lengths, turns)
         out: Tensor = self.norm(x)
         return out
 
@@ -172,12 +172,12 @@ def step_seconds(
             block.compile(dynamic=True)
     x = torch.randn(sum(lengths), size.width, generator=_draw(device), device=device)
     at = torch.cat([torch.arange(n) for n in lengths]).to(device)
-    angles = rope_angles(torch.stack([at // ROWS, at % ROWS], 1), size.width // size.heads)
+    turns = rope_turns(torch.stack([at // ROWS, at % ROWS], 1), size.width // size.heads)
 
     def step() -> None:
         encoder.zero_grad(set_to_none=True)
         with _autocast(device, dtype):
-            out = encoder(x, lengths, angles)
+            out = encoder(x, lengths, turns)
         out.float().square().mean().backward()
 
     if device.type == "cuda":

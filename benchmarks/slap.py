@@ -52,6 +52,7 @@ from echoic.recipes import find_recipe
 from echoic.recipes.recipe import ObjectiveSpec, Recipe
 from echoic.towers import PackedTower
 from echoic.train.optim import OptimSpec, make_optimizer
+from echoic.train.process import keep_memory
 from echoic.types import Batch, Ragged
 
 MOST_S = 30.0
@@ -90,6 +91,7 @@ def main() -> None:
         size, tokens = args.child
         print(kib_per_token(size, int(tokens)))
         return
+    keep_memory()  # as echoic train does
     if args.quick:
         finish(figures(QUICK_KINDS, QUICK, MEMORY_TOKENS[:2]))
     else:

@@ -21,7 +21,7 @@ from echoic.encoders.slap import SlapEncoder
 from echoic.encoders.text import SmallTextEncoder
 from echoic.model import LanguageAudioModel
 from echoic.nn.heads import MapHead
-from echoic.nn.rope import rope_angles, rotate
+from echoic.nn.rope import rope_turns, rotate
 from echoic.nn.transformer import Block
 from echoic.objectives.contrastive import contrastive_loss
 from echoic.types import Batch, Ragged
@@ -48,16 +48,16 @@ class PaddedTask(nn.Module):
         encoder = cast(SlapEncoder, self.model.audio.encoder)
         patches, real = self._patches(frames, encoder)
         places = encoder.positions((patches.shape[1],), patches.device)
-        angles = rope_angles(places, encoder.spec.width // encoder.spec.heads)
-        return _encoded(encoder.embed(patches), real, angles, encoder)
+        turns = rope_turns(places, encoder.spec.width // encoder.spec.heads)
+        return _encoded(encoder.embed(patches), real, turns, encoder)
 
     def read(self, text: Ragged) -> Tensor:
         """Ragged ids (ΣL,) -> (B, embed_dim), not normalised."""
         encoder = cast(SmallTextEncoder, self.model.text)
         ids = pad_sequence(list(text), batch_first=True)
         places = torch.arange(ids.shape[1])[:, None]
-        angles = rope_angles(places, encoder.spec.width // encoder.spec.heads)
-        return _encoded(encoder.embedding(ids), _real(text.lengths, ids.shape[1]), angles, encoder)
+        turns = rope_turns(places, encoder.spec.width // encoder.spec.heads)
+        return _encoded(encoder.embedding(ids), _real(text.lengths, ids.shape[1]), turns, encoder)
 
     def _patches(self, frames: Ragged, encoder: SlapEncoder) -> tuple[Tensor, Tensor]:
         """Ragged (ΣN, F) -> (B, P, patch_bins x patch_frames), and which are real (B, P)."""
@@ -77,16 +77,16 @@ def _real(lengths: tuple[int, ...], longest: int) -> Tensor:
 
 
 def _encoded(
-    x: Tensor, real: Tensor, angles: Tensor, encoder: SlapEncoder | SmallTextEncoder
+    x: Tensor, real: Tensor, turns: Tensor, encoder: SlapEncoder | SmallTextEncoder
 ) -> Tensor:
-    """x (B, P, D), real (B, P), angles (P, E / 2) -> (B, embed_dim)."""
+    """x (B, P, D), real (B, P), turns (P, 2, E / 2) -> (B, embed_dim)."""
     everywhere = real[:, None, None]  # (B, 1, 1, P)
     near: dict[int, Tensor] = {}
     for block in cast(list[Block], encoder.blocks):
         reach = block.attention.reach
         if reach is not None and reach not in near:
             near[reach] = _near(real, reach)
-        x = _block(block, x, everywhere if reach is None else near[reach], angles)
+        x = _block(block, x, everywhere if reach is None else near[reach], turns)
     return _pooled(encoder.head, encoder.norm(x), everywhere)
 
 
@@ -98,10 +98,10 @@ def _near(real: Tensor, reach: int) -> Tensor:
     return ((apart <= reach) & real[:, None] | (apart == 0))[:, None]
 
 
-def _block(block: Block, x: Tensor, mask: Tensor, angles: Tensor) -> Tensor:
+def _block(block: Block, x: Tensor, mask: Tensor, turns: Tensor) -> Tensor:
     attention = block.attention
     q, k, v = attention.qkv(block.norm1(x)).unflatten(-1, (3, attention.heads, -1)).unbind(2)
-    q, k, v = (y.transpose(1, 2) for y in (rotate(q, angles), rotate(k, angles), v))
+    q, k, v = (y.transpose(1, 2) for y in (rotate(q, turns), rotate(k, turns), v))
     mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H, P, E)
     x = x + attention.out(mixed.transpose(1, 2).flatten(2))
     return x + block.mlp(block.norm2(x))

@@ -210,6 +210,14 @@ def use_cpu(threads: int | None) -> int:
     return count
 
 
+def train_on_cpu(threads: int | None) -> int:
+    """The same for a process that does nothing but train: it keeps the memory it has."""
+    from echoic.train.process import keep_memory
+
+    keep_memory()
+    return use_cpu(threads)
+
+
 def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from echoic.cli.common import CpuThreads, messages, program, use_cpu
+from echoic.cli.common import CpuThreads, messages, program, train_on_cpu
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def demo(
     """
     from echoic.demo import FULL, QUICK, run_demo
 
-    computing = use_cpu(cpu_threads)
+    computing = train_on_cpu(cpu_threads)
     finished = run_demo(
         out,
         QUICK if quick else FULL,

@@ -29,8 +29,8 @@ from echoic.cli.common import (
     program,
     say,
     show,
+    train_on_cpu,
     typed,
-    use_cpu,
     wrong,
 )
 
@@ -152,7 +152,7 @@ def train(
         kept, held = source, table.open(valid, captions=asked, need_captions=reads)
     else:
         kept, held = hold_out(source, valid_share)
-    computing = use_cpu(cpu_threads)
+    computing = train_on_cpu(cpu_threads)
     say(_plan(stages, data, kept, held, folder, computing))
     done = run_stages(
         stages, kept, folder,

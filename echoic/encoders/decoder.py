@@ -31,7 +31,7 @@ from echoic.nn.attention import (
     packed_attention,
 )
 from echoic.nn.linear import Linear
-from echoic.nn.rope import rope_angles, rotate
+from echoic.nn.rope import rope_turns, rotate
 from echoic.nn.transformer import SwiGLU, init_weights
 from echoic.types import DataError, Ragged
 
@@ -107,10 +107,10 @@ class DecoderBlock(AttentionLayer):
         x = x + self.sound_out(context.sound(q).flatten(1))
         return x + self.mlp(self.norm3(x))
 
-    def hear(self, tokens: Tensor, angles: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(P, audio_width) -> keys and values (P, H, E); angles: (P, E/2) of the keys."""
+    def hear(self, tokens: Tensor, turns: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(P, audio_width) -> keys and values (P, H, E); turns: (P, 2, E/2) of the keys."""
         k, v = self.sound_key_value(tokens).unflatten(-1, (2, self.heads, -1)).unbind(1)
-        return k if angles is None else rotate(k, angles), v
+        return k if turns is None else rotate(k, turns), v
 
 
 class CaptionDecoder(nn.Module):
@@ -148,9 +148,9 @@ class CaptionDecoder(nn.Module):
         """
         self._check(heard, text)
         ids = self._hidden(text) if parallel else text.values
-        angles = self._angles(text.lengths, ids.device)
+        turns = self._turns(text.lengths, ids.device)
         contexts = [
-            _Packed(k, v, heard.lengths, text.lengths, angles, not parallel, block.backend)
+            _Packed(k, v, heard.lengths, text.lengths, turns, not parallel, block.backend)
             for block, (k, v) in zip(self._layers, self._hear(heard), strict=True)
         ]
         return self._run(ids, contexts)
@@ -197,16 +197,16 @@ class CaptionDecoder(nn.Module):
         """Keys and values (P, H, E) for every block."""
         # an encoder that does not end in a norm serves too
         tokens = self.sound_norm(heard.values)
-        angles = None
+        turns = None
         if self.spec.sound_positions:
-            angles = self._angles(heard.lengths, tokens.device)
-        return [block.hear(tokens, angles) for block in self._layers]
+            turns = self._turns(heard.lengths, tokens.device)
+        return [block.hear(tokens, turns) for block in self._layers]
 
-    def _angles(self, lengths: Lengths, device: torch.device) -> Tensor:
-        """(ΣL, E/2): each token turned by its place in its row."""
+    def _turns(self, lengths: Lengths, device: torch.device) -> Tensor:
+        """(ΣL, 2, E/2): each token turned by its place in its row."""
         steps = torch.arange(max(lengths), device=device)
         places = torch.cat([steps[:n] for n in lengths])[:, None]
-        return rope_angles(places, self.spec.width // self.spec.heads)
+        return rope_turns(places, self.spec.width // self.spec.heads)
 
     def _check(self, heard: Ragged, text: Ragged) -> None:
         check_heard(heard)
@@ -232,18 +232,18 @@ def check_heard(heard: Ragged) -> None:
 
 @dataclass(frozen=True)
 class _Packed:
-    """Whole captions at once. key, value: (P, H, E) of what is heard; angles: (ΣL, E/2)."""
+    """Whole captions at once. key, value: (P, H, E) of what is heard; turns: (ΣL, 2, E/2)."""
 
     key: Tensor
     value: Tensor
     heard: Lengths
     text: Lengths
-    angles: Tensor
+    turns: Tensor
     causal: bool
     backend: Backend | None
 
     def words(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k = rotate(q, self.angles), rotate(k, self.angles)
+        q, k = rotate(q, self.turns), rotate(k, self.turns)
         return packed_attention(q, k, v, self.text, causal=self.causal, backend=self.backend)
 
     def sound(self, q: Tensor) -> Tensor:
@@ -276,8 +276,8 @@ class _Remembered:
 
     def words(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         place = 0 if self.past is None else self.past[0].shape[2]
-        angles = rope_angles(torch.full((1, 1), place, device=q.device), q.shape[-1])
-        q, k, v = rotate(q, angles)[:, :, None], rotate(k, angles)[:, :, None], v[:, :, None]
+        turns = rope_turns(torch.full((1, 1), place, device=q.device), q.shape[-1])
+        q, k, v = rotate(q, turns)[:, :, None], rotate(k, turns)[:, :, None], v[:, :, None]
         if self.past is not None:
             k, v = (torch.cat([old, new], 2) for old, new in zip(self.past, (k, v), strict=True))
         self.past = k, v

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from echoic.config import Spec
 from echoic.nn.heads import MapHead
 from echoic.nn.linear import Linear
-from echoic.nn.rope import rope_angles
+from echoic.nn.rope import rope_turns
 from echoic.nn.transformer import Block, init_weights
 from echoic.types import AudioFeatures, Ragged
 
@@ -94,10 +94,10 @@ class SlapEncoder(nn.Module):
     def encode(self, x: Ragged) -> Ragged:
         """Embedded patches of clips (P, D), whole or with some replaced -> tokens (P, D)."""
         positions = self.positions(x.lengths, x.values.device)
-        angles = rope_angles(positions, self.spec.width // self.spec.heads, self.spec.rope_base)
+        turns = rope_turns(positions, self.spec.width // self.spec.heads, self.spec.rope_base)
         values = x.values
         for block in self.blocks:
-            values = block(values, x.lengths, angles)
+            values = block(values, x.lengths, turns)
         return Ragged(self.norm(values), x.offsets)
 
     def features(self, tokens: Ragged) -> AudioFeatures:

@@ -23,7 +23,7 @@ from echoic.config import Spec
 from echoic.encoders.published import without_bar
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.nn.heads import MapHead
-from echoic.nn.rope import rope_angles
+from echoic.nn.rope import rope_turns
 from echoic.nn.transformer import Block, init_weights
 from echoic.types import ConfigError, Ragged, TextFeatures, first_line
 
@@ -74,10 +74,10 @@ class SmallTextEncoder(nn.Module):
     def forward(self, text: Ragged) -> TextFeatures:
         steps = torch.arange(max(text.lengths), device=text.values.device)
         positions = torch.cat([steps[:n] for n in text.lengths])[:, None]
-        angles = rope_angles(positions, self.spec.width // self.spec.heads)
+        turns = rope_turns(positions, self.spec.width // self.spec.heads)
         x = self.embedding(text.values)
         for block in self.blocks:
-            x = block(x, text.lengths, angles)
+            x = block(x, text.lengths, turns)
         tokens = self.norm(x)
         return TextFeatures(tokens, text.offsets, self.head(tokens, text.offsets))
 

@@ -1,10 +1,10 @@
-"""`nn.Linear` and the MLP made of two, for float32 on the CPU through oneDNN, in both directions.
+"""`nn.Linear` and the MLPs made of several, for float32 on the CPU through oneDNN, both directions.
 
 torch multiplies float32 matrices on x86 with MKL, which on processors not made by Intel keeps to
 AVX2; oneDNN, which comes with torch too, is there about twice as fast (docs/RESULTS.md). Another
 type or device, autocast and torch.compile get what torch has.
 
-P rows, D width in, E width out.
+P rows, D width in, E width out or hidden.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _ONEDNN = (
 )
 # Weights with a side below this have gradients that depend on the order of the product.
 _NARROW = 256
+# Hidden values that SwiGLU makes at a time, 8 MiB: they stay in the cache, and in memory that
+# malloc does not hand back to the system.
+_HIDDEN_VALUES = 1 << 21
 
 
 class Linear(nn.Linear):
@@ -70,6 +73,21 @@ def gelu_mlp(x: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
     return linear(F.gelu(linear(x, fc1.weight, fc1.bias)), fc2.weight, fc2.bias)
 
 
+def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+    """SwiGLU without biases (2002.05202): x (..., D), gate_up (2 E, D), down (D, E) -> (..., D). In
+    training gate x and up x are kept, and neither what comes of them nor its gradients is ever
+    whole."""
+    if not written_out(x, gate_up):
+        gate, up = linear(x, gate_up).chunk(2, dim=-1)
+        return linear(F.silu(gate) * up, down)
+    learns = x.requires_grad or gate_up.requires_grad or down.requires_grad
+    if torch.is_grad_enabled() and learns:
+        out: Tensor = _SwiGlu.apply(x, gate_up, down)
+        return out
+    pieces = [_down(_product(piece, gate_up), down) for piece in _rows(x).split(_at_once(down))]
+    return torch.cat(pieces).view_as(x)
+
+
 def written_out(x: Tensor, weight: Tensor) -> bool:
     """Whether the forms for float32 on the CPU apply, whose backward passes are written here."""
     return (
@@ -111,7 +129,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         need_x, need_weight, need_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1]).contiguous()
+        rows = _rows(grad)
         return (
             _product(rows, weight.t()).view_as(x) if need_x else None,
             _weight_grad(rows, x.reshape(-1, x.shape[-1])) if need_weight else None,
@@ -131,9 +149,56 @@ class _GeluMlp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, before, w1, w2 = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1]).contiguous()
+        rows = _rows(grad)
         w2_grad = _weight_grad(rows, F.gelu(before))
         hidden = _product(rows, w2.t())
         torch.ops.aten.gelu_backward.grad_input(hidden, before, grad_input=hidden)
         x_grad = _product(hidden, w1.t()).view(*grad.shape[:-1], -1)
         return x_grad, _weight_grad(hidden, x), hidden.sum(0), w2_grad, rows.sum(0)
+
+
+class _SwiGlu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        rows = _rows(x)
+        before = _product(rows, gate_up)
+        ctx.save_for_backward(rows, before, gate_up, down)
+        return torch.cat([_down(piece, down) for piece in before.split(_at_once(down))]).view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, before, gate_up, down = ctx.saved_tensors
+        need_x, need_gate_up, need_down = ctx.needs_input_grad
+        x_grads = []
+        gate_up_grad = torch.zeros_like(gate_up) if need_gate_up else None
+        down_grad = torch.zeros_like(down) if need_down else None
+        pieces = (each.split(_at_once(down)) for each in (_rows(grad), x, before))
+        for upstream, given, both in zip(*pieces, strict=True):
+            gate, up = both.chunk(2, dim=-1)
+            gated, hidden = F.silu(gate), _product(upstream, down.t())
+            both_grad = torch.empty_like(both)
+            gate_grad, up_grad = both_grad.chunk(2, dim=-1)
+            torch.mul(hidden, gated, out=up_grad)
+            torch.ops.aten.silu_backward.grad_input(hidden.mul_(up), gate, grad_input=gate_grad)
+            if down_grad is not None:
+                down_grad += _weight_grad(upstream, gated.mul_(up))
+            if gate_up_grad is not None:
+                gate_up_grad += _weight_grad(both_grad, given)
+            if need_x:
+                x_grads.append(_product(both_grad, gate_up.t()))
+        return torch.cat(x_grads).view_as(grad) if need_x else None, gate_up_grad, down_grad
+
+
+def _down(both: Tensor, down: Tensor) -> Tensor:
+    gate, up = both.chunk(2, dim=-1)
+    return _product(F.silu(gate).mul_(up), down)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]).contiguous()
+
+
+def _at_once(down: Tensor) -> int:
+    """Rows of a piece."""
+    return max(1, _HIDDEN_VALUES // down.shape[1])

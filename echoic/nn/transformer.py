@@ -9,11 +9,10 @@ P tokens, D width, H heads, E = D / H.
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from echoic.nn.attention import AttentionLayer, Lengths, packed_attention
-from echoic.nn.linear import Linear
+from echoic.nn.linear import Linear, swiglu
 from echoic.nn.rope import rotate
 
 
@@ -26,8 +25,7 @@ class SwiGLU(nn.Module):
         self.down = Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return swiglu(x, self.gate_up.weight, self.down.weight)
 
 
 class Attention(AttentionLayer):
@@ -42,10 +40,10 @@ class Attention(AttentionLayer):
         self.qkv = Linear(width, 3 * width, bias=False)
         self.out = Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, lengths: Lengths, angles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Lengths, turns: Tensor) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)  # (P, H, E) each
         mixed = packed_attention(
-            rotate(q, angles), rotate(k, angles), v, lengths, self.reach, backend=self.backend
+            rotate(q, turns), rotate(k, turns), v, lengths, self.reach, backend=self.backend
         )
         return self.out(mixed.flatten(1))
 
@@ -60,8 +58,8 @@ class Block(nn.Module):
         self.norm2 = nn.RMSNorm(width)
         self.mlp = SwiGLU(width=width, hidden=hidden)
 
-    def forward(self, x: Tensor, lengths: Lengths, angles: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x), lengths, angles)
+    def forward(self, x: Tensor, lengths: Lengths, turns: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x), lengths, turns)
         return x + self.mlp(self.norm2(x))
 
 

@@ -15,6 +15,7 @@ from echoic.nn.attention import (
     set_backend,
 )
 from echoic.nn.attention_pattern import Pattern
+from echoic.nn.rope import rope_turns
 from echoic.nn.transformer import Block
 from echoic.types import ConfigError
 
@@ -250,11 +251,11 @@ def test_each_device_gets_what_suits_it(monkeypatch):
 def test_a_layer_is_told_its_back_end(generator):
     block = Block(width=16, heads=2, hidden=32)
     set_backend(block, "varlen")
-    x, angles = torch.randn(6, 16, generator=generator), torch.zeros(6, 4)
+    x, turns = torch.randn(6, 16, generator=generator), rope_turns(torch.zeros(6, 1), 8)
     with pytest.raises(ConfigError, match="varlen"):
-        block(x, (6,), angles)
+        block(x, (6,), turns)
     set_backend(block, None)
-    assert block(x, (6,), angles).shape == (6, 16)
+    assert block(x, (6,), turns).shape == (6, 16)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from echoic.nn import linear as module
-from echoic.nn.linear import GeluMlp, Linear, gelu_mlp, linear
+from echoic.nn.linear import GeluMlp, Linear, gelu_mlp, linear, swiglu
 
 # wide and narrow both ways, one row, leading dimensions
 SHAPES = [((5, 7), 9), ((2, 3, 40), 300), ((6, 300), 40), ((700, 300), 400), ((1, 8), 8)]
@@ -51,6 +51,36 @@ def test_mlp_equals_torch(shape, made):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         torch.testing.assert_close(mlp(x), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (2, 3, 300), (1, 8)])
+@pytest.mark.parametrize("values_at_once", [1, 1200, 1 << 21])  # a row, two rows, all at a time
+def test_swiglu_equals_torch(shape, values_at_once, made, monkeypatch):
+    monkeypatch.setattr(module, "_HIDDEN_VALUES", values_at_once)
+    x = made(*shape).requires_grad_()
+    gate_up, down = made(1000, shape[-1]) / 10, made(shape[-1], 500) / 10
+    inputs = (x, gate_up.requires_grad_(), down.requires_grad_())
+    got = swiglu(*inputs)
+    gate, up = F.linear(x, gate_up).chunk(2, -1)
+    want = F.linear(F.silu(gate) * up, down)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
+    upstream = made(*want.shape)
+    for ours, theirs in zip(
+        grads(got, inputs, upstream), grads(want, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    with torch.no_grad():
+        torch.testing.assert_close(swiglu(*inputs), want, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("learns", [0, 1, 2])
+def test_swiglu_gives_gradients_to_what_learns_alone(learns, made):
+    inputs = [made(4, 6), made(16, 6), made(6, 8)]
+    inputs[learns].requires_grad_()
+    gate, up = F.linear(inputs[0], inputs[1]).chunk(2, -1)
+    want = torch.autograd.grad(F.linear(F.silu(gate) * up, inputs[2]).sum(), inputs[learns])
+    got = torch.autograd.grad(swiglu(*inputs).sum(), inputs[learns])
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("frozen", ["fc1", "fc2"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,3 +67,26 @@ def test_the_first_signal_asks_and_the_second_does_what_it_did_before(number):
         assert heard == [number, number]
     finally:
         signal.signal(number, before)
+
+
+_TWICE = """
+import resource, sys
+import torch
+from echoic.train.process import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(64 << 20, dtype=torch.uint8)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="speaks to glibc")
+def test_kept_memory_is_not_cleared_again():
+    faults = {
+        mode: int(subprocess.check_output([sys.executable, "-c", _TWICE, mode], text=True))
+        for mode in ("keep", "leave")
+    }
+    assert faults["keep"] < 100 < faults["leave"]
