@@ -42,6 +42,7 @@ from echoic.hub import find_model
 from echoic.items import BLOCK_S, Stretch, as_items, hear_items, item_name, shortest_first
 from echoic.listening import AudioTower, Piece, clip_vectors, listening
 from echoic.model import ModelSpec
+from echoic.timeline import Steps, Timeline, read_timeline
 from echoic.towers import READINGS, M2dTower, PooledTextTower, SentenceTextSpec, WindowTower
 from echoic.types import (
     AudioError,
@@ -540,6 +541,34 @@ class EchoicModel:
     ) -> LabelScores:
         """`classify` of sounds that are already embedded (B, D)."""
         return self._scores(vectors, _named(labels), self.embed_labels(labels, templates))
+
+    def timeline(
+        self,
+        item: AudioLike,
+        labels: str | Sequence[str],
+        *,
+        templates: str | Sequence[str] = LAION_TEMPLATE,
+        classes: Tensor | None = None,
+        steps: Steps | None = None,
+    ) -> Timeline:
+        """Tagging over time: how well each label, put into each template, fits each step of one
+        recording, of any length, in constant memory (see `echoic.timeline`).
+
+        classes: the labels' vectors (C, D) of `embed_labels`, to tag many recordings; None: they
+        are read. steps: how finely; None: every 0.2 s, of what is heard in the second around it.
+        Raises AudioError, and EchoicError where steps do not fit the model or it reads no text.
+        """
+        classes = self.embed_labels(labels, templates) if classes is None else classes
+        blocks = stream_audio(item, rate_hz=self.rate_hz, block_s=BLOCK_S, name=item_name(0, item))
+        return read_timeline(
+            self._audio,
+            blocks,
+            self._features,
+            classes,
+            _named(labels),
+            scale=float(self.network.logit_scale.detach().exp()),
+            steps=steps,
+        )
 
     def _scores(self, vectors: Tensor, labels: list[str], classes: Tensor) -> LabelScores:
         cosines = vectors @ classes.T

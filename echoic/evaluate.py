@@ -11,10 +11,10 @@ N clips, M captions, C classes, I items, D embedding width, T samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +27,7 @@ from echoic.embeddings import VectorCache, hear_parts, read_texts, unheard
 from echoic.encoders.generation import Beam
 from echoic.encoders.generation import Search as CaptionSearch
 from echoic.eval.bootstrap import Bootstrap, Interval
-from echoic.eval.captioning import score_captions
+from echoic.eval.captioning import AsWritten, Judge, score_captions
 from echoic.eval.evaluation import Captioned, Evaluation, Search, ZeroShot
 from echoic.eval.order import ALL, order_accuracy
 from echoic.eval.ranks import Floats, unit_rows
@@ -43,7 +43,11 @@ from echoic.types import DataError
 
 log = logging.getLogger("echoic.evaluate")
 
+Judges: TypeAlias = Mapping[str, Judge | AsWritten]
+
 SYNTH_PROMPTS = ("{label}", "the sound of {label}")
+MEASURES = ("retrieval", "zero_shot", "captioning")
+SYNTH_MEASURES = (*MEASURES, "order", "attributes")
 
 
 @dataclass(frozen=True)
@@ -76,35 +80,42 @@ def evaluate(
     source: Source,
     *,
     name: str = "clips",
+    measures: Collection[str] = MEASURES,
     template: str = LAION_TEMPLATE,
     labels: Sequence[str] | None = None,
     map10: Map10 = "sorted",
     captions: CaptionSearch | None = Beam(),
+    judges: Judges | None = None,
     bootstrap: Bootstrap | None = None,
     cache: VectorCache | None = None,
 ) -> Evaluation:
     """Retrieval both ways; where every clip has exactly one tag, also zero-shot classification by
     these tags; of a model with a decoder also captioning.
 
-    name: of the data, for the report. labels: all classes, in words; None: the tags that there are.
-    map10: of audio to text, see `eval.retrieval`. captions: how they are written; None: not at all,
-    which is much quicker. cache: of vectors, see `echoic.embeddings`; captions are written each
-    time. A clip that cannot be heard is named in the log and left out. Raises
-    DataError where none is left, or a tag is none of `labels`.
+    name: of the data, for the report. measures: which of these. labels: all classes, in words;
+    None: the tags that there are. map10: of audio to text, see `eval.retrieval`. captions: how they
+    are written; None: not at all, which is much quicker. judges: of them, see `score_captions`.
+    cache: of vectors, see `echoic.embeddings`; captions are written each time. A clip that cannot
+    be heard is named in the log and left out. Raises DataError where none is left, or a tag is none
+    of `labels`.
     """
     heard = hear(model, source, cache=cache)
     embed_text = partial(read_texts, model, cache=cache)
     clips = [source.clips[i] for i in heard.kept]
     names = [clip.key for clip in clips]
-    search = _search(embed_text, clips, heard.vectors, names, map10)
-    captioned = _captioned(model, source, heard.kept, names, captions)
-    protocol = [_search_words(search.ranks)]
-    zero_shot = None
-    labels = _classes(clips, labels)
+    search = captioned = zero_shot = None
+    protocol: list[str] = []
+    if "retrieval" in measures:
+        search = _search(embed_text, clips, heard.vectors, names, map10)
+        protocol.append(_search_words(search.ranks))
+    if "captioning" in measures:
+        captioned = _captioned(model, source, heard.kept, names, captions, judges)
+    labels = _classes(clips, labels) if "zero_shot" in measures else []
     if len(labels) > 1 and all(len(clip.tags) == 1 for clip in clips):
         classes = class_vectors(embed_text, labels, template)
         right = [labels.index(clip.tags[0]) for clip in clips]
-        zero_shot = ZeroShot(classify(class_scores(heard.vectors, classes), right), labels)
+        scores = class_scores(heard.vectors, classes)
+        zero_shot = ZeroShot(classify(scores, right), labels, scale_of(model) * scores, names)
         protocol.append(
             f"Zero-shot classification: {len(labels)} classes, each put in the sentence "
             f" “{template}”; a clip goes to the nearest sentence."
@@ -128,6 +139,7 @@ def evaluate_synth(
     model: EchoicModel,
     size: SynthSize | None = None,
     *,
+    measures: Collection[str] = SYNTH_MEASURES,
     scenes: Source | None = None,
     processes: int = 1,
     captions: CaptionSearch | None = Beam(),
@@ -137,13 +149,16 @@ def evaluate_synth(
     """Retrieval, zero-shot classification of single events, order and attributes, on the test split
     of the corpus; captions and cache as in `evaluate`.
 
-    scenes: a source to search instead of drawn scenes, such as the corpus's own test shards.
-    processes: that render.
+    measures: which of these; no more is rendered than they need. scenes: a source to search instead
+    of drawn scenes, such as the corpus's own test shards. processes: that render.
     """
     size, boot = size or SynthSize(), bootstrap or Bootstrap(seed=0)
-    drawn = [] if scenes is not None else _test_scenes(size, size.scenes, size.seed)
-    singles = _test_scenes(size, size.singles, size.seed + 1, relation="single")
-    items = _items(size)
+    drawn, singles = list[Scene](), list[Scene]()
+    if scenes is None and not {"retrieval", "captioning"}.isdisjoint(measures):
+        drawn = _test_scenes(size, size.scenes, size.seed)
+    if "zero_shot" in measures:
+        singles = _test_scenes(size, size.singles, size.seed + 1, relation="single")
+    items = _items(size, measures)
     rendered = [*drawn, *singles, *(item.scene for item in items)]
     vectors = _hear_scenes(model, rendered, processes, cache)
     embed_text = partial(read_texts, model, cache=cache)
@@ -156,17 +171,21 @@ def evaluate_synth(
         scenes, heard = SceneSource(drawn), Heard(list(range(len(drawn))), drawn_vectors, {})
     clips = [scenes.clips[i] for i in heard.kept]
     names = [", ".join(clip.tags[:2]) for clip in clips]
-    search = _search(embed_text, clips, heard.vectors, names)
-    captioned = _captioned(model, scenes, heard.kept, names, captions)
-    zero_shot = _synth_zero_shot(embed_text, singles, single_vectors)
+    search = captioned = zero_shot = None
+    if "retrieval" in measures:
+        search = _search(embed_text, clips, heard.vectors, names)
+    if "captioning" in measures:
+        captioned = _captioned(model, scenes, heard.kept, names, captions)
+    if singles:
+        zero_shot = _synth_zero_shot(embed_text, singles, single_vectors, scale_of(model))
     pairs, attributes = _synth_pairs(embed_text, items, item_vectors, boot)
     return Evaluation(
         model=describe(model),
-        data=_about("embedded corpus, test split", clips, heard.bad),
+        data=_about("embedded corpus, test split", clips or SceneSource(rendered).clips, heard.bad),
         protocol=(
-            _search_words(search.ranks),
+            *([_search_words(search.ranks)] if search else []),
             *_captioning_words(captioned, captions),
-            *_synth_words(size, zero_shot),
+            *_synth_words(size, zero_shot, pairs),
             _interval_words(boot),
         ),
         bootstrap=boot,
@@ -221,6 +240,11 @@ def _hear_scenes(
     return vectors
 
 
+def scale_of(model: EchoicModel) -> float:
+    """What the model learnt to multiply cosines with, before the softmax."""
+    return float(model.network.logit_scale.detach().exp())
+
+
 def describe(model: EchoicModel) -> dict[str, Any]:
     """What names a model in results: its card without the bulk, and its space."""
     card = {k: v for k, v in model.card.items() if isinstance(v, str | int | float)}
@@ -252,6 +276,7 @@ def _captioned(
     kept: Sequence[int],
     names: Sequence[str],
     how: CaptionSearch | None,
+    judges: Judges | None = None,
 ) -> Captioned | None:
     """The model's captions of the clips `kept` that people captioned too; None where it writes
     none."""
@@ -260,7 +285,7 @@ def _captioned(
     told = [(i, name) for i, name in zip(kept, names, strict=True) if source.clips[i].captions]
     found = model.caption((source.read(i, model.rate_hz) for i, _ in told), how=how)
     references = [source.clips[i].captions for i, _ in told]
-    scores = score_captions(found, references)
+    scores = score_captions(found, references, judges=judges)
     return Captioned(scores, [name for _, name in told], found, references)
 
 
@@ -281,15 +306,23 @@ def _test_scenes(
     return draw_scenes(count, split="test", seed=seed, max_s=size.max_s, relation=relation)
 
 
-def _items(size: SynthSize) -> list[Choice]:
+def _items(size: SynthSize, measures: Collection[str]) -> list[Choice]:
     """Items of order, then as many of attributes."""
-    order = order_pairs(size.seed, size.pairs, split="test")
-    return [*order, *attribute_pairs(size.seed, size.pairs, split="test")]
+    drawn = {"order": order_pairs, "attributes": attribute_pairs}
+    return [
+        item
+        for name, draw in drawn.items()
+        if name in measures
+        for item in draw(size.seed, size.pairs, split="test")
+    ]
 
 
-def _synth_zero_shot(embed_text: EmbedText, scenes: Sequence[Scene], audio: Tensor) -> ZeroShot:
+def _synth_zero_shot(
+    embed_text: EmbedText, scenes: Sequence[Scene], audio: Tensor, scale: float
+) -> ZeroShot:
     right = [CLASSES.index(scene.labels[0]) for scene in scenes]
-    return ZeroShot(classify(class_scores(audio, _synth_classes(embed_text)), right), CLASSES)
+    scores = class_scores(audio, _synth_classes(embed_text))
+    return ZeroShot(classify(scores, right), CLASSES, scale * scores)
 
 
 def _synth_classes(embed_text: EmbedText) -> Floats:
@@ -302,14 +335,18 @@ def _synth_classes(embed_text: EmbedText) -> Floats:
 
 def _synth_pairs(
     embed_text: EmbedText, items: Sequence[Choice], audio: Tensor, bootstrap: Bootstrap
-) -> tuple[dict[str, Interval], Interval]:
+) -> tuple[dict[str, Interval], Interval | None]:
     """Accuracy by kind and over all; and over all attributes."""
+    if not items:
+        return {}, None
     right = embed_text([item.right for item in items])
     wrong = embed_text([item.wrong for item in items])
     kinds = [item.axis for item in items]
     by_kind = order_accuracy(audio, right, wrong, kinds, bootstrap)
-    tail = slice(len(items) // 2, None)
-    over = order_accuracy(audio[tail], right[tail], wrong[tail], kinds[tail], bootstrap)
+    first = sum(kind == "order" for kind in kinds)
+    if first == len(items):
+        return by_kind, None
+    over = order_accuracy(audio[first:], right[first:], wrong[first:], kinds[first:], bootstrap)
     return by_kind, over[ALL]
 
 
@@ -328,17 +365,29 @@ def _search_words(ranks: Retrieval) -> str:
     ) + (legacy if ranks.map10 == "laion_legacy" else "")
 
 
-def _synth_words(size: SynthSize, zero_shot: ZeroShot) -> tuple[str, str, str]:
-    scenes, classes = len(zero_shot.result.labels), len(zero_shot.labels)
-    return (
+def _synth_words(
+    size: SynthSize, zero_shot: ZeroShot | None, pairs: Mapping[str, Interval]
+) -> Iterator[str]:
+    yield (
         "The embedded corpus, test split: parameters of the sounds, wordings of the captions and "
-        "pairs of sounds in one scene are new; the words themselves are known from training.",
-        f"Zero-shot classification: {scenes} scenes of one event, {classes} classes; the vector of "
-        f"a class is the mean over its nouns in {len(SYNTH_PROMPTS)} prompts.",
-        f"Order and attributes: {size.pairs} clips of two events with the true caption and the "
-        f"same with the events swapped; {size.pairs} clips of one event with an attribute and with "
-        "its opposite. Chance is one half.",
+        "pairs of sounds in one scene are new; the words themselves are known from training."
     )
+    if zero_shot:
+        scenes, classes = len(zero_shot.result.labels), len(zero_shot.labels)
+        yield (
+            f"Zero-shot classification: {scenes} scenes of one event, {classes} classes; the "
+            f"vector of a class is the mean over its nouns in {len(SYNTH_PROMPTS)} prompts."
+        )
+    if "order" in pairs:
+        yield (
+            f"Order: {size.pairs} clips of two events with the true caption and the same with the "
+            "events swapped. Chance is one half."
+        )
+    if not pairs.keys() <= {"order", ALL}:
+        yield (
+            f"Attributes: {size.pairs} clips of one event with an attribute and with its opposite. "
+            "Chance is one half."
+        )
 
 
 def _captioning_words(done: Captioned | None, how: CaptionSearch | None) -> list[str]:

@@ -10,7 +10,7 @@ N clips, C classes, D width, T samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,19 @@ from echoic.data.tasks.task import Indices, Task, TaskSpec
 from echoic.embeddings import Part, VectorCache, cut, hear_parts
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.linear import LinearSettings, fit_linear
-from echoic.eval.prompts import PROMPTS, Prompts, find_prompts
+from echoic.eval.prompts import PAPERS, Prompts, find_prompts, paper_prompts
 from echoic.eval.ranks import Floats
 from echoic.eval.task_result import TaskResult, task_result
-from echoic.eval.zeroshot import LAION_TEMPLATE, class_scores, class_vectors
-from echoic.evaluate import describe
-from echoic.types import AudioError, ConfigError, DataError
+from echoic.eval.zeroshot import class_scores, class_vectors
+from echoic.evaluate import describe, scale_of
+from echoic.finetune.task_words import (
+    chooser_words,
+    differs_words,
+    folds_words,
+    length_words,
+    means_words,
+)
+from echoic.types import AudioError, DataError
 
 log = logging.getLogger("echoic.tasks")
 
@@ -78,6 +85,8 @@ def linear(
         words=_linear_words(task, seeds, folds, settings or LinearSettings()),
         bad=heard.bad,
         bootstrap=bootstrap,
+        keys={fold: _keys(task, judged[fold]) for fold in folds},
+        scale=1.0,
     )
 
 
@@ -87,58 +96,58 @@ def zero_shot(
     *,
     prompts: str = "m2d",
     folds: Sequence[str] | None = None,
+    whole: bool = False,
     bootstrap: Bootstrap | None = None,
     cache: VectorCache | None = None,
 ) -> TaskResult:
     """Classification by sentences: all folds pooled, or the test part; by cosine.
 
-    prompts: "m2d" or "laion", as these papers ask; or a sentence with {label}, or a name of
-    `eval.prompts`. Raises ConfigError where they have none for the task, DataError as `linear`.
+    prompts: "laion", "m2d" or "slap", as these papers ask; or a sentence with {label}, or a name of
+    `eval.prompts`. whole: clips are heard as long as they are, not cut or padded to the task's
+    length. Raises ConfigError where it is neither, DataError as `linear`.
     """
     asked, folds = task_prompts(task.spec, prompts), _folds(task, folds)
     names = asked.worded(task.labels.names)
     classes = class_vectors(model.embed_text, names, asked.template)
     chosen = np.concatenate([task.judging(fold) for fold in folds])
     bad: dict[str, str] = {}
-    first = Part(0, round(task.spec.clip_s * model.rate_hz))
+    length = round(task.spec.clip_s * model.rate_hz)
     rows, vectors = hear_parts(
         model,
         task.source,
         chosen.tolist(),
         lambda i: _wave(task.source, i, model.rate_hz, bad),
-        parts=lambda i, samples: [first],
+        parts=lambda i, samples: [Part(0, samples if whole else length)],
         cache=cache,
     )
     if not rows:
         raise DataError(_unheard(task.spec.name, "test", bad))
-    truth = task.labels.truth([task.source.clips[i] for i, _ in rows]).numpy()
+    heard = [i for i, _ in rows]
+    truth = task.labels.truth([task.source.clips[i] for i in heard]).numpy()
+    # cosines of a softmax over captions: of several labels at once they say nothing
+    alone = task.spec.per_clip == "one"
     return task_result(
         task,
         "zero_shot",
         {None: {"all": class_scores(vectors, classes)}},
         {"all": truth},
         model=describe(model),
-        words=_zero_shot_words(task, asked, folds),
+        words=_zero_shot_words(task, asked, folds, whole),
         bad=bad,
         bootstrap=bootstrap,
+        keys={"all": _keys(task, heard)},
+        scale=scale_of(model) if alone else None,
     )
 
 
+def _keys(task: Task, clips: Iterable[int]) -> list[str]:
+    return [task.source.clips[i].key for i in clips]
+
+
 def task_prompts(spec: TaskSpec, asked: str) -> Prompts:
-    """Of "m2d" or "laion" for this task; else as `find_prompts`. Raises ConfigError."""
-    if asked == "m2d":
-        name = f"m2d/{spec.prompts}"
-        if name not in PROMPTS:
-            known = ", ".join(each.removeprefix("m2d/") for each in PROMPTS if "m2d/" in each)
-            raise ConfigError(
-                f"M2D asks nothing for {spec.name} (only for {known}); give a sentence with "
-                "{label}, or laion"
-            )
-        return PROMPTS[name]
-    if asked == "laion":
-        given = Prompts(LAION_TEMPLATE, "LAION-CLAP's sentence; it reports no figure for this task")
-        return PROMPTS.get(spec.prompts, given)
-    return find_prompts(asked)
+    """Of a paper ("laion", "m2d", "slap") for this task; else as `find_prompts`. Raises
+    ConfigError."""
+    return paper_prompts(asked, spec.prompts) if asked in PAPERS else find_prompts(asked)
 
 
 def fitted(
@@ -245,45 +254,24 @@ def _folds(task: Task, asked: Sequence[str] | None) -> tuple[str, ...]:
 def _linear_words(
     task: Task, seeds: Sequence[int], folds: Sequence[str], settings: LinearSettings
 ) -> list[str]:
-    spec = task.spec
-    valid = (
-        "The data's own validation part"
-        if task.has_valid
-        else "A tenth of the training part, drawn by the seed,"
-    )
     return [
         f"Linear evaluation of frozen vectors (M2D's protocol): standardised by the training part, "
         f"one linear layer, Adam at {settings.lr:g}, batches of {settings.batch}, at most "
-        f"{settings.epochs} epochs. {valid} chooses the epoch, by {spec.metric}; the test part is "
-        "scored once.",
-        f"{_length_words(spec)}: a random part to learn from, the first part to judge by.",
-        f"Parts: {_folds_words(task, folds)}. Mean over folds, then over seeds "
-        f"{', '.join(map(str, seeds))}.{_differs_words(task)}",
+        f"{settings.epochs} epochs. {chooser_words(task)}",
+        f"{length_words(task.spec.clip_s)}: a random part to learn from, the first part to judge "
+        "by.",
+        f"{means_words(task, folds, seeds)}{differs_words(task)}",
     ]
 
 
-def _zero_shot_words(task: Task, prompts: Prompts, folds: Sequence[str]) -> list[str]:
+def _zero_shot_words(task: Task, prompts: Prompts, folds: Sequence[str], whole: bool) -> list[str]:
     how = "nearest sentence" if task.spec.per_clip == "one" else "cosine with each sentence"
     worded = " with a wording of its own for each label" if prompts.wording else ""
     return [
         f"Zero-shot classification: {len(task.labels.names)} classes, each put in the sentence "
         f"“{prompts.template}”{worded} ({prompts.source}); {task.spec.metric} by the {how}.",
-        f"{_length_words(task.spec)}: the first part.",
-        f"Clips: {_folds_words(task, folds)}, pooled.{_differs_words(task)}",
+        "Each clip is heard as long as it is."
+        if whole
+        else f"{length_words(task.spec.clip_s)}: the first part.",
+        f"Clips: {folds_words(task, folds)}, pooled.{differs_words(task)}",
     ]
-
-
-def _length_words(spec: TaskSpec) -> str:
-    return f"Each clip is cut, or padded with zeros, to {spec.clip_s:g} s"
-
-
-def _folds_words(task: Task, folds: Sequence[str]) -> str:
-    if not task.spec.folds:
-        return "the test part judges"
-    which = "all" if set(folds) == set(task.folds) else ", ".join(folds)
-    return f"folds {which} of {len(task.folds)} judge"
-
-
-def _differs_words(task: Task) -> str:
-    own = task.spec.own_split
-    return f" Differs from the paper: {own.differs}." if own and task.hashed else ""

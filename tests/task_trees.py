@@ -82,6 +82,14 @@ def cremad(folder: Path) -> None:
     wavs(folder / "AudioWAV", names)
 
 
+def ravdess(folder: Path) -> None:
+    """Every actor says two sentences, calm and angry; a song and a film are no clips."""
+    for actor in range(1, 25):
+        takes = [f"03-01-0{emotion}-01-0{sentence}-01" for emotion in (2, 5) for sentence in (1, 2)]
+        wavs(folder / f"Actor_{actor:02}", [f"{take}-{actor:02}.wav" for take in takes])
+    wavs(folder, ["Actor_01/03-02-02-01-01-01-01.wav", "Actor_01/01-01-02-01-01-01-01.wav"])
+
+
 def gtzan(folder: Path) -> None:
     """As .au files, while the lists say .wav: so it is distributed."""
     parts = {"train": (0, 1), "valid": (2,), "test": (3,)}
@@ -156,8 +164,60 @@ def audioset(folder: Path) -> None:
     )
 
 
+def vggsound(folder: Path) -> None:
+    """Named in the four ways that are met, in the three places; the last can't be had any more."""
+    text(
+        folder / "vggsound.csv",
+        "---g-f_I2yQ,1,people marching,test",
+        '--0PQM4-hqg,30,"bird chirping, tweeting",train',
+        "-A_b,170,people marching,train",
+        'f_c-d,7,"bird chirping, tweeting",test',
+        "eeeeeeeeeee,10,people marching,test",
+    )
+    names = ("audio/---g-f_I2yQ_000001.wav", "audio/--0PQM4-hqg_30.flac", "train/-A_b.wav")
+    wavs(folder, [*names, "video/Yf_c-d.wav"])
+
+
+def audiocaps(folder: Path) -> None:
+    """Named in the four ways that are met, in the three places; a training clip can't be had any
+    more, and two captions of a test clip are the same."""
+    columns = "audiocap_id,youtube_id,start_time,caption"
+    text(
+        folder / "train.csv",
+        columns,
+        "91139,r1nicOVtvkQ,130,A woman talks nearby as water pours",
+        "58146,UDGBjjwyaqE,20,Multiple clanging and clanking sounds",
+    )
+    ducks = "Rustling occurs, ducks quack"
+    text(folder / "val.csv", columns, *(f'{i},vfY_TJq7n_U,0,"{ducks} ({i})"' for i in range(5)))
+    said = ("rattles", "rattles", "vibrates", "shakes", "buzzes")
+    text(
+        folder / "test.csv",
+        columns,
+        *(f"{2 * i},7fmOlUlwoNg,20,Something {said[i]}" for i in range(5)),
+        *(f"{2 * i + 1},-6BJ455B1_a,0,A rocket {said[i]}" for i in range(5)),
+    )
+    wavs(folder, ["train/Yr1nicOVtvkQ.wav", "audio/val/vfY_TJq7n_U_0.flac"])
+    wavs(folder / "audio", ["7fmOlUlwoNg_000020.wav", "-6BJ455B1_a.wav"])
+
+
+def clotho(folder: Path) -> None:
+    """One name begins with a space, as some of Clotho's do."""
+    columns = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
+    files = {
+        "development": (" Ambience Birds.wav", "Paper_Parchment_Rustling.wav"),
+        "validation": ("FR.CTC.08.CoyuyoS.001.wav",),
+        "evaluation": ("Santa Motor.wav", "Radio Garble.wav"),
+    }
+    for part, names in files.items():
+        wavs(folder / part, names)
+        rows = [f'{name},"One, of {name}",Two,Three,Four,Five' for name in names]
+        text(folder / f"clotho_captions_{part}.csv", columns, *rows)
+
+
 TREES: dict[str, Callable[[Path], None]] = {
     "esc50": esc50, "us8k": us8k, "spcv2": spcv2, "vc1": vc1, "voxforge": voxforge,
     "cremad": cremad, "gtzan": gtzan, "nsynth": nsynth, "surge": surge, "fsd50k": fsd50k,
-    "as20k": audioset, "as": audioset,
+    "as20k": audioset, "as": audioset, "vggsound": vggsound, "ravdess": ravdess,
 }  # fmt: skip
+CAPTIONED_TREES: dict[str, Callable[[Path], None]] = {"audiocaps": audiocaps, "clotho": clotho}

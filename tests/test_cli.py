@@ -114,8 +114,8 @@ def test_recipes(run, documented):
         (["classify", "x.wav"], "--labels or --labels-file"),
         (["classify", "x.wav", "--labels", " , "], "no label"),
         (["classify", "x.wav", "--labels-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
-        (["eval"], "--data PATH or --suite synth"),
-        (["eval", "--suite", "esc50"], "esc50"),
+        (["eval"], "--data PATH, --suite NAME (as --suite quick), or --task NAME"),
+        (["eval", "--suite", "qick"], "did you mean quick"),
         (["embed", "x.wav", "--out", "vectors.txt"], "--out writes .npz or .json"),
         (["data", "check", "nowhere"], "nowhere: no such file or folder"),
         (["data"], "Missing command"),
@@ -493,7 +493,7 @@ def test_eval_on_data_and_suite(documented, run, place):
     assert code == 0
     assert "retrieval/text to audio R@1" in out
     suite = ["eval", place, "--suite", "synth", "--scenes", 4, "--items", 6, "--processes", 1]
-    assert "order/accuracy" in documented(*suite)["metrics"]
+    assert "synth/order/accuracy" in documented(*suite)["metrics"]
 
 
 # data

@@ -15,10 +15,10 @@ from echoic.data.synth.corpus import SceneSource, draw_scenes
 from echoic.embeddings import VectorCache
 from echoic.encoders.generation import Greedy
 from echoic.eval.bootstrap import Bootstrap
-from echoic.eval.captioning import score_captions
+from echoic.eval.captioning import Scores, score_captions
 from echoic.eval.retrieval import retrieval_metrics
 from echoic.eval.space import Space, measure_space
-from echoic.evaluate import SynthSize, evaluate, evaluate_synth
+from echoic.evaluate import MEASURES, SYNTH_MEASURES, SynthSize, evaluate, evaluate_synth
 from echoic.types import AudioError, DataError
 from tests import tiny
 
@@ -112,6 +112,32 @@ def _without_bad():
 def test_nothing_to_hear_is_one_line(model):
     with pytest.raises(DataError, match=r"no clip of 1 can be heard \(bad: damaged\)"):
         evaluate(model, Tones(["bad"]))
+
+
+def test_a_part_of_the_measures_is_the_same_part_of_all(captioner):
+    """And no more is heard than it needs."""
+    source, how = Tones(["a", "b", "c"], tags=["x", "y", "x"]), {"bootstrap": BOOT}
+    whole = evaluate(captioner, source, captions=Greedy(), **how).metrics
+    synth = evaluate_synth(captioner, SIZE, captions=Greedy(), **how).metrics
+    for name in SYNTH_MEASURES:
+        found = evaluate_synth(captioner, SIZE, measures=(name,), captions=Greedy(), **how)
+        wanted = {k: v for k, v in synth.items() if k.startswith(f"{name}/")}
+        assert found.metrics == wanted
+        assert found.data["clips"] == 6
+        if name in MEASURES:
+            found = evaluate(captioner, source, measures=(name,), captions=Greedy(), **how)
+            assert found.metrics == {k: v for k, v in whole.items() if k.startswith(f"{name}/")}
+
+
+def test_captions_are_also_judged_by_those_handed_in(captioner):
+    def long(said, wanted):
+        return Scores(np.array([float(len(text)) for text in said]))
+
+    found = evaluate(
+        captioner, Tones(["a", "b"]), measures=["captioning"], judges={"long": long}, bootstrap=BOOT
+    )
+    assert found.metrics["captioning/long"].value > 0
+    assert found.search is None
 
 
 def test_synth_measures_all(model):

@@ -24,7 +24,6 @@ from echoic.convert.native import ModelFile, save_model
 from echoic.encoders.slap import SlapSpec
 from echoic.encoders.text import SmallTextSpec
 from echoic.encoders.tokenizer import TextTokenizer
-from echoic.finetune import find_preset
 from echoic.model import ModelSpec, build
 from tests import clap, m2d, task_trees
 from tests.convert import m2d_files
@@ -216,9 +215,10 @@ def test_python_of_m2d_runs(tmp_path, monkeypatch):
     assert scope["heard"][0][1] == scope["rows"][best]["display_name"] == f"Sound {526 - best}"
     assert all(0 <= scope[name].value <= 1 for name in ("result", "asked"))
     quick = ["epochs=1", "warmup_epochs=0", "m2d.frames=101"]
-    scope["find_preset"] = lambda name: find_preset(name).override(quick)
-    done = scope["tune"]("1", scope["M2D_SEEDS"][0], tmp_path / "run")
-    assert echoic.load(done.model).tag("dog.wav").shape == (1, 2)
+    done = scope["tune"](tmp_path / "run", folds=["1"], seeds=[43], overrides=quick)
+    assert 0 <= done.value <= 1
+    tuned = next((tmp_path / "run").rglob("model.safetensors"))
+    assert echoic.load(tuned).tag("dog.wav").shape == (1, 2)
 
 
 def files_of_m2d_page(folder: Path) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import typer
 
 import echoic
-from echoic.cli import caption, data, demo, finetune, measure, models, train, use
+from echoic.cli import caption, compare, data, demo, finetune, measure, models, train, use
 
 _USER, _CTRL_C, _PIPE = 2, 130, 1
 # click's own, or those of the copy that newer typers carry: BadParameter < UsageError < this
@@ -46,6 +46,7 @@ use.add_to(app)
 caption.add_to(app)
 models.add_to(app)
 measure.add_to(app)
+compare.add_to(app)
 data.add_to(app)
 
 

@@ -273,13 +273,13 @@ def check(
     missing; no audio is decoded.
     """
     from echoic.data.sentences import STORE
-    from echoic.data.tasks import TASKS
+    from echoic.data.tasks import CAPTIONED, TASKS, TIMED
 
     if folder is not None:
         check_folder(path, folder, as_json)
         return
     place = Path(path)
-    if path in TASKS and not place.exists():
+    if path in {**TASKS, **CAPTIONED, **TIMED} and not place.exists():
         raise wrong(
             f"{path}: to check a task, give the folder of its data: "
             f"{program()} data check {path} FOLDER"

@@ -26,7 +26,6 @@ from echoic.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from echoic.data.clips import Source
     from echoic.data.leaks import LeakKind, LeakReport, Progress
 
 _SHOWN = 20
@@ -69,7 +68,15 @@ def leaks(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write what to leave out of TRAIN, for --leave-out (.json).", show_default=False
+            help="Write what to leave out of TRAIN: a list for echoic train --leave-out (.json).",
+            show_default=False,
+        ),
+    ] = None,
+    out_eval: Annotated[
+        Path | None,
+        typer.Option(
+            help="The same of EVAL, for echoic eval --leave-out, where TRAIN cannot be heard anew.",
+            show_default=False,
         ),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads that decode audio.")] = 2,
@@ -80,15 +87,18 @@ def leaks(
 ) -> None:
     """Find the clips of TRAIN that stand in EVAL too. Options of tables are for TRAIN."""
     from echoic.data.contamination import read_ids
-    from echoic.data.leaks import find_leaks, find_listed
+    from echoic.data.leaks import find_leaks, find_listed, write_leak_list
 
-    if out is not None and out.suffix.lower() != ".json":
-        raise wrong(f"{out}: the list is JSON: name it .json")
+    for file in (out, out_eval):
+        if file is not None and file.suffix.lower() != ".json":
+            raise wrong(f"{file}: the list is JSON: name it .json")
     table = TableOptions(audio_dir, file_column, None, None, missing)
     source = table.open(train, need_captions=False)
     if evaluation.is_file() and evaluation.suffix.lower() in _LISTS:
         if by is not None and set(by) != {By.id}:
             raise wrong(f"{evaluation}: a list has no audio: compare it --by id")
+        if out_eval is not None:
+            raise wrong(f"{evaluation}: a list has no clips to leave out: drop --out-eval")
         report = find_listed(source, [read_ids(evaluation)])
     else:
         held = TableOptions(None, None, None, None, missing).open(evaluation, need_captions=False)
@@ -96,8 +106,11 @@ def leaks(
         report = find_leaks(
             source, held, kinds=kinds, near=near, threads=threads, progress=_counted()
         )
-    also = _written(report, source, out) if out is not None and report.leaks else []
-    _tell(report, train, evaluation, out, also, as_json)
+    for file, keys in ((out, report.train_keys), (out_eval, report.eval_keys)):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_leak_list(keys, file)
+    _tell(report, train, evaluation, out, out_eval, as_json)
 
 
 def _counted() -> Progress:
@@ -112,39 +125,22 @@ def _counted() -> Progress:
     return progress
 
 
-def _written(report: LeakReport, source: Source, out: Path) -> list[str]:
-    """Write the list; the clips that it names though they are in no leak."""
-    from echoic.data.contamination import read_ids
-    from echoic.data.leaks import named_by, write_leak_list
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_leak_list(report.train_keys, out)
-    leaked = set(report.train_keys)
-    return [key for key in named_by(source, read_ids(out)) if key not in leaked]
-
-
 def _tell(
     report: LeakReport,
     train: Path,
     evaluation: Path,
     out: Path | None,
-    also: list[str],
+    out_eval: Path | None,
     as_json: bool,
 ) -> None:
     """Raises EchoicError where clips could not be heard, so that the command ends with 2."""
-    written = str(out) if out is not None and report.leaks else None
     if as_json:
         document = {"train": str(train), "eval": str(evaluation), **report.to_json()}
-        emit({**document, "out": written, "also_named": also})
+        written = {"out": out, "out_eval": out_eval}
+        emit(document | {name: file and str(file) for name, file in written.items()})
     else:
         _show(report, train, evaluation)
-        if written:
-            _say_list(report, train, written, also)
-        elif out is not None:
-            say(f"nothing to leave out: {out} is not written")
-        elif report.leaks:
-            asked = typed(train, evaluation, "--out", "leaks.json")
-            say(f"for the list to leave out: {program()} data leaks {asked}")
+        _say_lists(report, train, evaluation, out, out_eval)
     if report.bad_train or report.bad_eval:
         counts = f"{len(report.bad_train)} clips of {train}, {len(report.bad_eval)} of {evaluation}"
         raise wrong(f"cannot be heard, compared by ids alone (named above): {counts}")
@@ -169,13 +165,22 @@ def _show(report: LeakReport, train: Path, evaluation: Path) -> None:
         print(f"the clips of {name.upper()} are numbered: their numbers are not taken for ids")
 
 
-def _say_list(report: LeakReport, train: Path, written: str, also: list[str]) -> None:
-    if also:
-        more = f"{also[0]!r}" + (", ..." if len(also) > 1 else "")
-        print(f"{written} names {len(also)} more clips, of the same id or file name: {more}")
-    remain = report.train_clips - len(report.train_keys) - len(also)
-    print(f"{written}: leaves {len(report.train_keys) + len(also)} clips out, {remain} remain")
-    say(
-        "to train without them: "
-        f"{program()} train nano {typed('--data', train, '--leave-out', written)}"
-    )
+def _say_lists(
+    report: LeakReport, train: Path, evaluation: Path, out: Path | None, out_eval: Path | None
+) -> None:
+    """What was written, and the commands that take it."""
+    if out is not None:
+        leaked = len(report.train_keys)
+        remain = report.train_clips - leaked
+        print(f"{out}: leaves {leaked} clips of {train} out, {remain} remain")
+        options = typed("--data", train, "--leave-out", out)
+        say(f"to train without them: {program()} train nano {options}")
+    if out_eval is not None:
+        leaked = len(report.eval_keys)
+        remain = report.eval_clips - leaked
+        print(f"{out_eval}: leaves {leaked} clips of {evaluation} out, {remain} remain")
+        options = typed("--data", evaluation, "--leave-out", out_eval)
+        say(f"to measure without them: {program()} eval MODEL {options}")
+    if out is None and out_eval is None and report.leaks:
+        asked = typed(train, evaluation, "--out", "leaks.json")
+        say(f"for the list to leave out: {program()} data leaks {asked}")

@@ -2,8 +2,8 @@
 
 ESC-50, UrbanSound8K, Clotho, FSD50K and LAION-Audio-630K are drawn from Freesound, AudioCaps and
 VGGSound from the same YouTube clips as AudioSet: a model trained on one has heard parts of another.
-`leave_out` drops from a source what a list of ids names, such as WavCaps' black lists or the
-metadata of the set that is to be tested on.
+`leave_out` drops from a source what a list of ids names, such as WavCaps' black lists, the
+metadata of the set that is to be tested on, or what `leaks` found: exact keys of clips.
 """
 
 from __future__ import annotations
@@ -11,16 +11,25 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from echoic.data.clips import AUDIO_SUFFIXES, Clip, RecaptionedSource, Source, SubsetSource
+from echoic.data.clips import (
+    AUDIO_SUFFIXES,
+    Clip,
+    ConcatSource,
+    RecaptionedSource,
+    Source,
+    SubsetSource,
+)
 from echoic.data.tables import FILE_NAMES, TABLE_SUFFIXES, bytes_of, decode, read_table
 from echoic.types import DataError
 
-IdKind = Literal["freesound", "youtube", "file"]
+# key: the whole key of a clip, letter by letter; the others are read out of names
+IdKind = Literal["freesound", "youtube", "file", "key"]
+KEYS = "keys"  # what a .json calls its list of them
 
 # What is read out of a name: the last part of a path, without the suffix of an audio file.
 NAME_RULES: Mapping[IdKind, tuple[str, ...]] = {
@@ -47,8 +56,9 @@ ID_COLUMNS: Mapping[IdKind, tuple[str, ...]] = {
     "file": (*FILE_NAMES, "fname", "key"),
 }
 _URL_COLUMNS = ("url", "source", "href", "download_url")
-# The lists of a .json by name, as in WavCaps' black lists.
+# The lists of a .json by name: `keys`, and as in WavCaps' black lists.
 _JSON_KINDS: Mapping[str, IdKind] = {
+    KEYS: "key",
     "freesound": "freesound",
     "audioset": "youtube",
     "audiocaps": "youtube",
@@ -70,19 +80,30 @@ class IdList:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What `leave_out` did: the keys left out, and per list its entries and the clips it named."""
+    """What `leave_out` did: the keys left out, and per list its entries and the clips it named.
+    unknown: per list its exact keys that no clip has, which tells that it was made for other data.
+    """
 
     clips: int
     keys: tuple[str, ...]
     by_list: Mapping[str, tuple[int, int]]
+    unknown: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lists = (f"{name} ({n} entries) names {hit}" for name, (n, hit) in self.by_list.items())
+        lists = (self._told(name, n, hit) for name, (n, hit) in self.by_list.items())
         return f"{len(self.keys)} of {self.clips} clips left out: {'; '.join(lists)}"
+
+    def _told(self, name: str, entries: int, hit: int) -> str:
+        words = f"{name} ({entries} entries) names {hit}"
+        if not (unknown := self.unknown.get(name, ())):
+            return words
+        more = ", ..." if len(unknown) > 1 else ""
+        return f"{words}, and no clip has {len(unknown)} of its keys ({unknown[0]!r}{more})"
 
 
 def leave_out(source: Source, lists: Sequence[IdList]) -> tuple[Source, LeftOut]:
-    """The source without the clips that a list names, by Freesound id, YouTube id or file name.
+    """The source without the clips that a list names, by Freesound id, YouTube id, file name or
+    exact key.
 
     A clip's ids are read from its key by NAME_RULES, and from what its table or shard says of it:
     ID_COLUMNS, and addresses. Where these say anything, digits in the key are not taken for an id.
@@ -90,8 +111,10 @@ def leave_out(source: Source, lists: Sequence[IdList]) -> tuple[Source, LeftOut]
     """
     rows = rows_of(source)
     hits: dict[str, set[int]] = {wanted.name: set() for wanted in lists}
+    keys: set[str] = set()
     for i, (clip, row) in enumerate(zip(source.clips, rows, strict=True)):
         ids = ids_of_clip(clip, row)
+        keys |= ids["key"]
         for wanted in lists:
             if any(not ids[kind].isdisjoint(found) for kind, found in wanted.ids.items()):
                 hits[wanted.name].add(i)
@@ -100,6 +123,7 @@ def leave_out(source: Source, lists: Sequence[IdList]) -> tuple[Source, LeftOut]
         len(source.clips),
         tuple(source.clips[i].key for i in sorted(gone)),
         {wanted.name: (wanted.size, len(hits[wanted.name])) for wanted in lists},
+        {wanted.name: tuple(sorted(wanted.ids["key"] - keys)) for wanted in lists},
     )
     if not gone:
         return source, report
@@ -112,18 +136,20 @@ def leave_out(source: Source, lists: Sequence[IdList]) -> tuple[Source, LeftOut]
 def ids_of_clip(clip: Clip, row: Mapping[str, Any]) -> Ids:
     """All ids of a clip. row: what its table says of it, or {}."""
     own, told = ids_of_name(clip.key), _ids_of_row(row)
+    # shards say under which key a clip was packed
+    keys = frozenset({clip.key, str(row.get("key") or clip.key)})
     if any(told.values()):  # shards may be renumbered: what they say goes before the number
-        return {**told, "file": own["file"] | told["file"]}
-    return own
+        return {**told, "file": own["file"] | told["file"], "key": keys}
+    return {**own, "key": keys}
 
 
 def ids_of_name(name: str) -> Ids:
-    """All ids that a name may hold: a file's, an address, or an id as such."""
+    """All ids that a name may hold: a file's, an address, or an id as such; never a key."""
     addresses = {kind: frozenset(re.findall(rule, name)) for kind, rule in URL_RULES.items()}
     if any(addresses.values()):
         return {**dict.fromkeys(get_args(IdKind), frozenset()), **addresses}
     stem = _stem(name)
-    found: dict[IdKind, frozenset[str]] = {}
+    found: dict[IdKind, frozenset[str]] = {"key": frozenset()}
     for kind, rules in NAME_RULES.items():
         matches = (re.fullmatch(rule, stem, re.ASCII) for rule in rules)
         found[kind] = frozenset(match[1] for match in matches if match)
@@ -160,6 +186,8 @@ def rows_of(source: Source) -> Sequence[Mapping[str, Any]]:
         return [rows[i] for i in source.indices]
     if isinstance(source, RecaptionedSource):
         return rows_of(source.source)
+    if isinstance(source, ConcatSource):
+        return [row for part in source.sources for row in rows_of(part)]
     own: Sequence[Mapping[str, Any]] = getattr(source, "rows", ())
     return own or [{} for _ in source.clips]
 
@@ -172,17 +200,21 @@ def read_ids(path: str | os.PathLike[str], *, kind: IdKind | None = None) -> IdL
 
     .txt: an id, a file name or an address per line, `#` before a comment. .csv .tsv .jsonl: their
     columns of ids, file names and addresses, such as the metadata of a data set. .json: a list, or
-    several by name (those of WavCaps' black lists are known).
+    several by name: those of WavCaps' black lists are known, and {"keys": [...]} means clips of
+    exactly these keys, as `echoic data leaks --out` writes it.
     kind: take entries for nothing else; by default what an entry may be, it is.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file (a list of ids to leave out)")
     suffix = path.suffix.lower()
+    may_be_empty = False
     if suffix in TABLE_SUFFIXES:
         found = _of_table(path)
     elif suffix == ".json":
-        found = _of_json(path)
+        lists = _json_lists(path)
+        found = [ids for name, entries in lists.items() for ids in _of_json(name, entries)]
+        may_be_empty = KEYS in lists  # written where nothing leaks
     else:
         lines = (line.strip() for line in decode(path, bytes_of(path)).splitlines())
         found = [_ids_of_entry(line) for line in lines if line and not line.startswith("#")]
@@ -191,7 +223,7 @@ def read_ids(path: str | os.PathLike[str], *, kind: IdKind | None = None) -> IdL
     ids = {
         k: frozenset().union(*(ids.get(k, frozenset()) for ids in found)) for k in get_args(IdKind)
     }
-    if not any(ids.values()):
+    if not any(ids.values()) and not may_be_empty:
         raise DataError(f"{path}: holds no ids" + (f" of kind {kind}" if kind else ""))
     return IdList(str(path), ids, len(found))
 
@@ -214,21 +246,27 @@ def _of_table(path: Path) -> list[Ids]:
     return [_ids_of_row(row.cells) for row in table.rows]
 
 
-def _of_json(path: Path) -> list[Ids]:
+def _json_lists(path: Path) -> dict[str, list[str | int]]:
+    """By name; "" is that of a list that stands alone."""
     try:
         tree = json.loads(bytes_of(path))
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from None
     lists = tree if isinstance(tree, dict) else {"": tree}
-    found: list[Ids] = []
     for name, entries in lists.items():
         if not isinstance(entries, list) or not all(isinstance(e, str | int) for e in entries):
             raise DataError(f"{path}: wanted a list of ids, or lists by name; {name!r} is none")
-        kind = _JSON_KINDS.get(name.lower())
-        for entry in entries:
-            ids = _ids_of_entry(str(entry))
-            found.append(ids if kind is None else {kind: ids[kind]})
-    return found
+    return lists
+
+
+def _of_json(name: str, entries: Iterable[str | int]) -> Iterator[Ids]:
+    kind = _JSON_KINDS.get(name.lower())
+    for entry in map(str, entries):
+        if kind == "key":
+            yield {kind: frozenset({entry})}
+        else:
+            ids = _ids_of_entry(entry)
+            yield ids if kind is None else {kind: ids[kind]}
 
 
 # What is known of the published sets

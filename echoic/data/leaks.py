@@ -22,7 +22,15 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from echoic.data.clips import Clip, Source, heard_or_noted
-from echoic.data.contamination import IdKind, IdList, Ids, ids_of_clip, ids_of_name, rows_of
+from echoic.data.contamination import (
+    KEYS,
+    IdKind,
+    IdList,
+    Ids,
+    ids_of_clip,
+    ids_of_name,
+    rows_of,
+)
 from echoic.data.files import write_whole
 from echoic.data.fingerprint import (
     NO_LANDMARKS,
@@ -174,12 +182,12 @@ def find_listed(train: Source, lists: Sequence[IdList]) -> LeakReport:
     leaks = [
         Leak("id", key, what, what=wanted.name)
         for wanted in lists
-        for key, what in named_by(train, wanted).items()
+        for key, what in _named_by(train, wanted).items()
     ]
     return LeakReport(len(train.clips), sum(wanted.size for wanted in lists), ("id",), tuple(leaks))
 
 
-def named_by(source: Source, wanted: IdList) -> dict[str, str]:
+def _named_by(source: Source, wanted: IdList) -> dict[str, str]:
     """Key -> the id by which the list names this clip."""
     found: dict[str, str] = {}
     for clip, row in zip(source.clips, rows_of(source), strict=True):
@@ -191,14 +199,9 @@ def named_by(source: Source, wanted: IdList) -> dict[str, str]:
 
 
 def write_leak_list(keys: Sequence[str], path: Path) -> None:
-    """A list for `--leave-out` and `contamination.read_ids`. Raises DataError.
-
-    It names clips as these do, by file name without folders: `named_by` says whether it names
-    more.
-    """
-    # a name of digits alone would be taken for a Freesound id
-    entries = [f"{key}.wav" if key.isdigit() else key for key in keys]
-    write_whole(path, json.dumps({"leaks": entries}, ensure_ascii=False, indent=1) + "\n")
+    """A list for `--leave-out` and `contamination.read_ids`, which names clips of exactly these
+    keys. Raises DataError."""
+    write_whole(path, json.dumps({KEYS: list(keys)}, ensure_ascii=False, indent=1) + "\n")
 
 
 # Audio

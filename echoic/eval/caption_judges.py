@@ -2,7 +2,6 @@
 
 METEOR 1.5 (Denkowski and Lavie 2014) and SPICE 1.0 (1607.08822) are Java programs with word lists
 and a parser of their own. Nothing here is needed by echoic: what is missing is said, not installed.
-FENSE (2110.04684) is in no package that we could name; a figure of its kind is one more `Judge`.
 
 Shapes: N clips.
 """
@@ -10,7 +9,7 @@ Shapes: N clips.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from echoic.eval.captioning import Judge, Scores
+from echoic.eval.captioning import Scores
 from echoic.types import ConfigError
 
 _PACKAGE = "pycocoevalcap"
@@ -29,7 +28,7 @@ _PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Of tokenised texts. That of the set is not the mean over clips. Raises ConfigError where
     pycocoevalcap or Java is missing."""
-    _check("METEOR", [])
+    _check("METEOR", lacking_for_meteor())
     whole, clips = _asked(_scorer("meteor", "Meteor"), captions, references)
     return Scores(np.array(clips, dtype=np.float64), float(whole))
 
@@ -37,7 +36,7 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scor
 def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Of tokenised texts. Raises ConfigError where pycocoevalcap, Java or SPICE's parser is
     missing, or where its program fails."""
-    _check("SPICE", _missing_parser())
+    _check("SPICE", lacking_for_spice())
     try:
         _, clips = _asked(_scorer("spice", "Spice"), captions, references)
     except CalledProcessError as error:
@@ -47,16 +46,15 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Score
     return Scores(np.array([clip["All"]["f"] for clip in clips], dtype=np.float64))
 
 
-JUDGES: dict[str, Judge] = {"meteor": meteor, "spice": spice}
+def lacking_for_meteor() -> list[str]:
+    """What METEOR would need beside what is here, and how it is had."""
+    missing = [] if find_spec(_PACKAGE) else [f"{_PACKAGE} (pip install {_PACKAGE})"]
+    return missing + ([] if shutil.which("java") else ["Java (`java` on the PATH)"])
 
 
-def find_judges(names: Iterable[str]) -> dict[str, Judge]:
-    """For `score_captions`. Raises ConfigError on a name that is not known."""
-    chosen = list(names)
-    for name in chosen:
-        if name not in JUDGES:
-            raise ConfigError(f"unknown caption figure {name!r}; known: {', '.join(JUDGES)}")
-    return {name: JUDGES[name] for name in chosen}
+def lacking_for_spice() -> list[str]:
+    """The same of SPICE."""
+    return lacking_for_meteor() + _missing_parser()
 
 
 def _scorer(module: str, name: str) -> Callable[[], Any]:
@@ -70,15 +68,21 @@ def _asked(
     """What pycocoevalcap says of the set and of each clip."""
     said = {clip: [caption] for clip, caption in enumerate(captions)}
     wanted = {clip: list(texts) for clip, texts in enumerate(references)}
-    whole, clips = scorer().compute_score(wanted, said)
+    program = scorer()
+    try:
+        whole, clips = program.compute_score(wanted, said)
+    finally:
+        if running := getattr(
+            program, "meteor_p", None
+        ):  # it is ended with `program`, they are not
+            running.stdout.close()
+            running.stderr.close()
     return whole, clips
 
 
-def _check(figure: str, more: list[str]) -> None:
+def _check(figure: str, missing: list[str]) -> None:
     """Raises one ConfigError that names all that is missing."""
-    missing = [] if find_spec(_PACKAGE) else [f"{_PACKAGE} (pip install {_PACKAGE})"]
-    missing += [] if shutil.which("java") else ["Java (`java` on the PATH)"]
-    if missing := missing + more:
+    if missing:
         raise ConfigError(f"{figure} needs {' and '.join(missing)}")
 
 

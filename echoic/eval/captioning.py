@@ -4,8 +4,8 @@ the whole set.
 BLEU: Papineni et al. 2002; ROUGE-L: Lin 2004; CIDEr-D: Vedantam et al., 1411.5726, section 5. All
 as MS COCO's evaluation code (1504.00325) computes them, from which audio captioning's published
 figures come; what that code does otherwise than the papers is marked. Figures that need a program
-of others (METEOR, SPICE and with it SPIDEr) are parts that `score_captions` is handed:
-caption_judges.py.
+or models of others (METEOR, SPICE and with it SPIDEr, FENSE) are parts that `score_captions` is
+handed: caption_judges.py, fense.py; `echoic.judges` says which can be had.
 
 Shapes: N clips, each with one caption and one or more references.
 """
@@ -55,6 +55,13 @@ Judge = Callable[[Sequence[str], Sequence[Sequence[str]]], Scores]
 
 
 @dataclass(frozen=True)
+class AsWritten:
+    """A judge that reads captions as they were written, not tokenised."""
+
+    judge: Judge
+
+
+@dataclass(frozen=True)
 class Captioning:
     """What captions are worth: bleu_1 to bleu_4, rouge_l, cider_d, and what judges said. CIDEr-D
     lies between 0 and 10, all others between 0 and 1. bleu_counts: (N, 10) what BLEU puts together,
@@ -97,13 +104,14 @@ def score_captions(
     references: Sequence[Sequence[str]],
     *,
     tokenize: Callable[[str], Words] = penn,
-    judges: Mapping[str, Judge] | None = None,
+    judges: Mapping[str, Judge | AsWritten] | None = None,
 ) -> Captioning:
     """Hold the caption of each of N clips against its references, of which clips may have different
     numbers.
 
     tokenize: `str.split` for texts that are tokenised already. judges: further figures by name,
-    each handed the tokenised texts; where one is "spice", "spider" is its mean with CIDEr-D.
+    each handed the tokenised texts, or what was written where it is `AsWritten`; where one is
+    "spice", "spider" is its mean with CIDEr-D.
     CIDEr-D weighs words by how rare they are in these references: it cannot be compared between
     sets, and is 0 for one clip alone. Raises DataError where a clip has no reference, ValueError
     where the numbers of clips differ or are 0.
@@ -125,7 +133,10 @@ def score_captions(
     lines = [" ".join(words) for words in said]
     reference_lines = [[" ".join(words) for words in texts] for texts in wanted]
     for name, judge in (judges or {}).items():
-        scores[name] = judge(lines, reference_lines)
+        if isinstance(judge, AsWritten):
+            scores[name] = judge.judge(captions, references)
+        else:
+            scores[name] = judge(lines, reference_lines)
     if "spice" in scores:
         scores["spider"] = Scores((scores["cider_d"].clips + scores["spice"].clips) / 2)
     return Captioning(scores, counts)

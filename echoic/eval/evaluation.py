@@ -11,15 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from rich.table import Table
 from torch import Tensor
 
 from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.calibration import Calibration, calibrate
 from echoic.eval.captioning import Captioning
 from echoic.eval.order import ALL
+from echoic.eval.outcomes import Means, Outcomes, digest
+from echoic.eval.ranks import Floats
 from echoic.eval.report import Report, Section, Tile
-from echoic.eval.retrieval import Retrieval
+from echoic.eval.retrieval import DIRECTIONS, Retrieval
 from echoic.eval.sections import (
     ALARM,
     captioning_section,
@@ -60,8 +64,19 @@ class Search:
 
 @dataclass(frozen=True)
 class ZeroShot:
+    """logits: (N, C) cosines at the model's own scale, whose softmax is how sure it is; None: not
+    known. names: of the clips, as a reader knows them; without them they are numbered."""
+
     result: Classification
     labels: Sequence[str]
+    logits: Floats | None = None
+    names: Sequence[str] = ()
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        if self.logits is None:
+            return None
+        return calibrate([self.logits], np.eye(len(self.labels))[self.result.labels], "one")
 
 
 @dataclass(frozen=True)
@@ -116,6 +131,27 @@ class Evaluation:
             found |= {f"attributes/{kind}": self.pairs[kind] for kind in kinds}
         return found
 
+    def outcomes(self) -> tuple[Outcomes, ...]:
+        """What each clip adds to the figures that are means over clips, for `eval.comparison`: not
+        ranks and BLEU, nor order and attributes, of which only the figures are kept."""
+        found: list[Outcomes] = []
+        if self.search:
+            found += _search_outcomes(self.search)
+        if self.zero_shot:
+            result = self.zero_shot.result
+            keys = self.zero_shot.names or list(map(str, range(len(result.labels))))
+            right = [self.zero_shot.labels[i] for i in result.labels]
+            against = digest([list(self.zero_shot.labels), sorted(zip(keys, right, strict=True))])
+            hits = {"zero_shot/accuracy": (result.ranks == 0).astype(np.float64)}
+            found.append(Means(keys, hits, against))
+        if self.captioned:
+            done = self.captioned
+            wanted = [list(texts) for texts in done.references]
+            values = {f"captioning/{k}": v for k, v in done.scores.means().items()}
+            against = digest(sorted(zip(done.names, wanted, strict=True)))
+            found.append(Means(done.names, values, against))
+        return tuple(found)
+
     def chance(self) -> dict[str, float]:
         """What guessing gives, for the figures where that is known."""
         known: dict[str, float] = {}
@@ -129,12 +165,14 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """Plain values, for programs; shares are of 1, ranks from 1, CIDEr-D to 10. The figures
         `space/...` have no interval: low and high are None. alarms: sentences on the space.
+        calibration: of zero-shot classification, None where it is not known.
         """
         bounds: dict[str, dict[str, float | None]] = {
             name: {"value": found.value, "low": found.low, "high": found.high}
             for name, found in self.metrics.items()
         }
         space = self.search.space if self.search else None
+        sure = self.zero_shot.calibration if self.zero_shot else None
         for name, value in space.metrics().items() if space else ():
             bounds[f"{_SPACE}{name}"] = {"value": value, "low": None, "high": None}
         return {
@@ -144,6 +182,7 @@ class Evaluation:
             "chance": self.chance(),
             "alarms": list(space.alarms().values()) if space else [],
             "confidence": self.bootstrap.level,
+            "calibration": sure.to_json(self.bootstrap) if sure else None,
             "protocol": list(self.protocol),
         }
 
@@ -174,7 +213,13 @@ class Evaluation:
         if self.zero_shot:
             title, labels = "Zero-shot classification", self.zero_shot.labels
             sections.append(
-                classification_section(title, self.zero_shot.result, labels, self.bootstrap)
+                classification_section(
+                    title,
+                    self.zero_shot.result,
+                    labels,
+                    self.bootstrap,
+                    calibration=self.zero_shot.calibration,
+                )
             )
         if self.captioned:
             sections.append(self._captioning(self.captioned))
@@ -217,6 +262,20 @@ class Evaluation:
         if recipe is not None and recipe.is_file():
             settings["recipe"] = yaml.safe_load(recipe.read_text("utf-8"))
         return settings
+
+
+def _search_outcomes(search: Search) -> list[Outcomes]:
+    """R@k and mAP@10 both ways. What is searched in is a part of what is right."""
+    ranks = search.ranks
+    sizes = np.bincount(ranks.owner, minlength=ranks.n_clips).tolist()
+    right = sorted(zip(search.names, sizes, search.captions, strict=True))
+    against = digest([right, ranks.map10])
+    found: list[Outcomes] = []
+    for way in DIRECTIONS:
+        clips = [search.names[i] for i in ranks.query_clips(way)]
+        values = {f"retrieval/{way}_{k}": v for k, v in ranks.per_query(way).items()}
+        found.append(Means(clips, values, against))
+    return found
 
 
 def metrics_table(report: Mapping[str, Any]) -> Table:

@@ -62,6 +62,16 @@ class Bars:
     chance: Sequence[float] | None = None
 
 
+@dataclass(frozen=True)
+class Spot:
+    """A share of 1 over another. size: how many decisions it stands for."""
+
+    name: str
+    x: float
+    y: Interval
+    size: int
+
+
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str, y_label: str) -> Figure:
     """Curves over a common x axis. Raises ValueError where no line has a finite point."""
     clean = [curve for curve in map(_finite, lines) if curve.x]
@@ -145,6 +155,29 @@ def row_chart(
     return Figure(title, drawing(parts, foot + 46, title), table, note)
 
 
+def agreement_chart(
+    title: str, spots: Sequence[Spot], *, x_label: str, y_label: str, note: str = ""
+) -> Figure:
+    """Shares of 1 against shares of 1, by rising x, each with its whisker and its distance from the
+    dashed line on which the two agree."""
+    axes = _Square()
+    parts = axes.frame(x_label, y_label)
+    for spot in spots:
+        x, y = axes.x(spot.x), axes.y(spot.y.value)
+        low, high = axes.y(spot.y.low), axes.y(spot.y.high)
+        parts += [
+            f"<g><title>{escape(spot.name)}: {share(spot.y)}</title>",
+            f'<polyline class="line s1" points="{x:.1f},{axes.y(spot.x):.1f} {x:.1f},{y:.1f}"/>',
+            *_whisker([(x, low), (x, high)], 4, 0),
+            f'<circle class="bar s0" cx="{x:.1f}" cy="{y:.1f}" r="5"/>',
+            "</g>",
+        ]
+    rows = [(s.name, f"{100 * s.x:.1f}", share(s.y), str(s.size)) for s in spots]
+    table = Table(("", f"{x_label} (%)", f"{y_label} (%)", "decisions"), rows)
+    said = f"{_level_note([spot.y for spot in spots])} {note}".strip()
+    return Figure(title, drawing(parts, axes.height, title), table, said)
+
+
 def share(value: Interval) -> str:
     """An interval of a share of 1, in per cent: 46.2 (43.1 to 49.0)."""
     return f"{100 * value.value:.1f} ({100 * value.low:.1f} to {100 * value.high:.1f})"
@@ -193,6 +226,32 @@ class _Axes:
             "</circle>"
             for a, b in _thinned(line, 40)
         ]
+
+
+class _Square:
+    """Where shares of 1 lie on a drawing with both axes from 0 to 100 %."""
+
+    height = 440
+    _floor, _ceiling = height - _BOTTOM, _TOP + 14
+
+    def x(self, value: float) -> float:
+        return _LEFT + (WIDTH - _LEFT - _RIGHT) * value
+
+    def y(self, value: float) -> float:
+        return self._floor - (self._floor - self._ceiling) * value
+
+    def frame(self, x_label: str, y_label: str) -> list[str]:
+        parts = [text(0, 14, f"{y_label} (%)", "axis", "start")]
+        for quarter in range(5):
+            at, words = quarter / 4, str(25 * quarter)
+            parts += [
+                stroke(_LEFT, self.y(at), WIDTH - _RIGHT, self.y(at), "grid"),
+                text(_LEFT - 8, self.y(at) + 4.5, words, "tick", "end"),
+                text(self.x(at), self._floor + 18, words, "tick", "middle"),
+            ]
+        middle = (_LEFT + WIDTH - _RIGHT) / 2
+        parts.append(text(middle, self._floor + 37, f"{x_label} (%)", "axis", "middle"))
+        return [*parts, stroke(self.x(0), self.y(0), self.x(1), self.y(1), "chance")]
 
 
 def _percent_y(value: float) -> float:

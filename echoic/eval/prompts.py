@@ -2,14 +2,15 @@
 
 LAION-CLAP (2211.06687, section 4.2): the sentences stand in its evaluation code and its README; the
 two differ by a full stop, and for GTZAN by more. M2D-CLAP (2406.02032, section 3): one ending for
-all, after a wording of the label of its own for some. Class names are read with spaces for
-underscores. C classes.
+all, after a wording of the label of its own for some. SLAP (2601.12594) does not say its sentences:
+under its name stand M2D-CLAP's, which have a rule for nearly every set that it reports, and that is
+ours. Class names are read with spaces for underscores. C classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from echoic.config import close_to
 from echoic.eval.zeroshot import LAION_TEMPLATE, M2D_TEMPLATE
@@ -64,6 +65,19 @@ _CREMAD_WORDING = {
     "sadness": "someone talking sadly",
 }
 
+# calm is a class of its own beside neutral, for which M2D-CLAP's wording already has "calmly"
+_RAVDESS_WORDING = {
+    **_CREMAD_WORDING,
+    "neutral": "someone talking in a neutral voice",
+    "calm": "someone talking calmly",
+    "surprise": "someone talking with surprise",
+}
+
+PAPERS = ("laion", "m2d", "slap")
+SETS = (
+    "esc50", "us8k", "gtzan", "vggsound", "fsd50k", "spcv2", "cremad", "ravdess", "nsynth",
+    "audioset",
+)  # fmt: skip
 _SCRIPT = "LAION-AI/CLAP, evaluation code"
 _README = "LAION-AI/CLAP, README"
 _M2D = "M2D-CLAP's zero-shot evaluation (EVAR)"
@@ -88,15 +102,41 @@ PROMPTS: dict[str, Prompts] = {
 }
 
 
+_OURS = {
+    "spcv2": Prompts("someone saying {label} can be heard", "ours"),
+    "ravdess": Prompts(M2D_TEMPLATE, "ours", tuple(_RAVDESS_WORDING), _RAVDESS_WORDING),
+}
+
+
+def paper_prompts(paper: str, name: str) -> Prompts:
+    """How a paper ("laion", "m2d", "slap") asks of a data set, by its name in `PROMPTS`. Where it
+    does not, or not that we know, what stands nearest; `source` says so. Raises ConfigError.
+    """
+    if paper == "laion":
+        given = Prompts(LAION_TEMPLATE, "LAION-CLAP's sentence; it reports no figure for this task")
+        return PROMPTS.get(name, given)
+    if paper not in PAPERS:
+        raise ConfigError(f"no paper {paper!r}; there are {', '.join(PAPERS)}")
+    own = PROMPTS.get(f"m2d/{name}")
+    asked = own or _OURS.get(name) or Prompts(M2D_TEMPLATE, "ours")
+    if paper == "slap":
+        as_whom = ", as M2D-CLAP asks" if own else ""
+        return replace(asked, source=f"ours{as_whom}: SLAP does not say its sentences")
+    return own or replace(asked, source="ours: M2D-CLAP reports no figure for this task")
+
+
 def find_prompts(asked: str) -> Prompts:
     """By a data set's name ("esc50", "ESC-50", "gtzan_readme", "m2d/esc50"), or a sentence with
-    {label} as it is.
+    {label} as it is. "PAPER/NAME" with one of `SETS` is also what `paper_prompts` says.
 
     Raises ConfigError that names the known ones.
     """
     if "{label}" in asked:
         return Prompts(asked, "given")
     name = asked.strip().casefold().replace("-", "").replace(" ", "_")
+    paper, _, of = name.partition("/")
+    if paper in PAPERS and of in SETS:
+        return paper_prompts(paper, of)
     if name not in PROMPTS:
         hint = close_to(name, PROMPTS)
         raise ConfigError(f"no prompts {asked!r}, nor a sentence with {{label}} in it; {hint}")

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.calibration import Calibration
 from echoic.eval.captioning import Captioning
 from echoic.eval.heatmap import heat_map
 from echoic.eval.order import ALL
@@ -38,6 +39,7 @@ from echoic.eval.space import (
     Space,
 )
 from echoic.eval.svg import number
+from echoic.eval.task_sections import confusion_figure, reliability_blocks, rival
 from echoic.eval.zeroshot import Classification
 from echoic.types import DataError
 
@@ -254,12 +256,13 @@ def classification_section(
     labels: Sequence[str],
     bootstrap: Bootstrap,
     *,
+    calibration: Calibration | None = None,
     lead: str = "",
 ) -> Section:
-    """Accuracy, the confusion matrix as shares of each row, and the accuracy of each class."""
+    """Accuracy, the confusion matrix as shares of each row, the accuracy of each class, and where
+    it is known whether the model is as often right as it says."""
     counts = result.confusion
     totals = counts.sum(axis=1)
-    shown = counts / np.maximum(totals, 1)[:, None]
     accuracy = result.accuracy_interval(bootstrap)
     metrics = result.metrics()
     tiles = [
@@ -267,25 +270,19 @@ def classification_section(
         Tile("Among the first five", f"{100 * metrics['top5']:.1f} %"),
         Tile("Mean over classes", f"{100 * metrics['mean_class_accuracy']:.1f} %"),
     ]
-    figure = heat_map(
-        "Confusion (% of the true class)",
-        (100 * shown).round(),
-        labels,
-        labels,
-        row_axis="true",
-        column_axis="predicted",
-        show_values=len(labels) <= 12,
-        bounds=(0.0, 100.0),
-    )
+    figure = confusion_figure(counts, labels)
     rows = [
-        (label, _rival(labels, row, i), str(total), "" if np.isnan(hit) else f"{100 * hit:.1f}")
+        (label, rival(labels, row, i), str(total), "" if np.isnan(hit) else f"{100 * hit:.1f}")
         for i, (label, total, hit, row) in enumerate(
             zip(labels, totals, result.per_class, counts, strict=True)
         )
     ]
     heading = ("class", "most often taken for", "clips", "right (%)")
     table = Table(heading, rows, "By class", text_columns=2)
-    return Section(title, [Tiles(tiles), figure, table], lead)
+    blocks: list[Block] = [Tiles(tiles), figure, table]
+    if calibration is not None:
+        blocks += reliability_blocks(calibration, bootstrap)
+    return Section(title, blocks, lead)
 
 
 def captioning_section(
@@ -380,12 +377,6 @@ def _cell(name: str, value: Interval) -> str:
     if name.endswith("rank"):
         return f"{number(value.value)} ({number(value.low)} to {number(value.high)})"
     return share(value)
-
-
-def _rival(labels: Sequence[str], row: ArrayLike, own: int) -> str:
-    others = np.array(row)
-    others[own] = 0
-    return f"{labels[int(others.argmax())]} ({others.max()})" if others.max() else ""
 
 
 def _first_words(caption: str) -> str:

@@ -1,4 +1,4 @@
-"""What became of a published task: its figure over folds and seeds, as JSON and as a table.
+"""What became of a published task: its figure over folds and seeds, as JSON, a table, a report.
 
 Shapes: n clips of a fold, C classes.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -15,9 +16,21 @@ from rich.table import Table
 
 from echoic.data.tasks.paper import Published
 from echoic.data.tasks.task import Task, TaskSpec
+from echoic.eval.answers import Answers, pooled
 from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.calibration import Calibration
+from echoic.eval.outcomes import Outcomes
 from echoic.eval.ranks import Floats
-from echoic.eval.task_score import hits, map_interval, per_class, score
+from echoic.eval.report import Report, Section, Tile
+from echoic.eval.sections import configuration_section, headline_section, share_tile
+from echoic.eval.task_score import map_interval, per_class, score
+from echoic.eval.task_sections import (
+    class_section,
+    confusion_section,
+    reliability_section,
+    runs_section,
+)
+from echoic.types import DataError
 
 
 @dataclass(frozen=True)
@@ -27,7 +40,8 @@ class TaskResult:
     value: the mean over folds, then over seeds; by_seed, by_fold: the means of each. spread: the
     deviation over seeds, None with fewer than two. interval: over the clips that judged. per_class:
     accuracy or average precision by label over all folds, NaN without clips. bad: clips that could
-    not be heard, by key. protocol: in plain words. published: what papers report for it.
+    not be heard, by key. words: how it was done. published: what papers report for it. answers:
+    what was said of each clip, of which `report` and `outcomes` are made.
     """
 
     model: dict[str, Any]
@@ -47,11 +61,28 @@ class TaskResult:
     published: tuple[Published, ...]
     bad: Mapping[str, str] = field(default_factory=dict)
     missing: int = 0
+    answers: Answers | None = field(default=None, repr=False, compare=False)
+    bootstrap: Bootstrap = field(default_factory=lambda: Bootstrap(seed=0))
+
+    @property
+    def name(self) -> str:
+        """Of the figure, as `linear/accuracy`."""
+        return f"{self.protocol}/{self.metric}"
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """None where scores say nothing of probability, such as cosines with several labels."""
+        return self.answers.calibration if self.answers else None
+
+    def outcomes(self) -> tuple[Outcomes, ...]:
+        """What each clip adds, for `eval.comparison`; nothing where keys of clips are not known."""
+        return self.answers.outcomes(self.name) if self.answers else ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for programs; a class without clips is null."""
-        name = f"{self.protocol}/{self.metric}"
+        """Plain values, for programs; a class without clips is null, calibration where there is
+        none."""
         bounds = {"value": self.value, "low": self.interval.low, "high": self.interval.high}
+        sure = self.calibration
         return {
             "model": self.model,
             "data": {
@@ -61,13 +92,14 @@ class TaskResult:
                 "missing": self.missing,
                 "bad": dict(self.bad),
             },
-            "metrics": {name: bounds},
+            "metrics": {self.name: bounds},
             "spread": self.spread,
             "by_seed": {str(seed): value for seed, value in self.by_seed.items()},
             "by_fold": dict(self.by_fold),
             "per_class": {k: None if np.isnan(v) else v for k, v in self.per_class.items()},
-            "chance": {} if self.chance is None else {name: self.chance},
+            "chance": {} if self.chance is None else {self.name: self.chance},
             "confidence": self.interval.level,
+            "calibration": sure.to_json(self.bootstrap) if sure else None,
             "published": [vars(each) for each in self.published],
             "protocol": list(self.words),
         }
@@ -92,6 +124,43 @@ class TaskResult:
             table.add_row(f"published: {each.model}", f"{100 * each.value:.1f} %", "", "")
         return table
 
+    def write_report(self, path: Path) -> Path:
+        """Write the HTML report. Raises DataError."""
+        try:
+            return self.report().write(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+    def report(self) -> Report:
+        data = {"task": self.task, "clips": self.clips, "missing": self.missing}
+        settings = {"model": self.model, "data": data | {"not heard": len(self.bad)}}
+        made = configuration_section(settings, self.words)
+        name = str(self.model.get("recipe", "model"))
+        how = self.protocol.replace("_", " ")
+        about = f"{self.title}, {how}, {self.clips} clips"
+        return Report(f"echoic: {name}", about, [*self.sections(), made])
+
+    def sections(self) -> list[Section]:
+        """Of the report, all but how it was done."""
+        runs = self.published, self.by_seed, self.by_fold
+        found = [headline_section(self._tiles()), runs_section(self.metric, self.interval, *runs)]
+        if self.answers:
+            found.append(class_section(self.answers, self.per_class, self.bootstrap))
+            if self.answers.per_clip == "one":
+                found.append(confusion_section(self.answers))
+        if self.calibration:
+            found.append(reliability_section(self.calibration, self.bootstrap))
+        return found
+
+    def _tiles(self) -> list[Tile]:
+        chance = "" if self.chance is None else f"chance {100 * self.chance:.1f}"
+        tiles = [share_tile(self.metric.replace("acc", "Acc"), self.interval, chance)]
+        if self.spread is not None:
+            note = f"deviation over {len(self.by_seed)} seeds"
+            tiles.append(Tile("Spread of trainings", f"{100 * self.spread:.2f} %", note))
+        tiles.append(Tile("Clips that judged", str(self.clips), self.title))
+        return tiles
+
 
 def task_result(
     task: Task,
@@ -103,10 +172,14 @@ def task_result(
     words: Sequence[str],
     bad: Mapping[str, str],
     bootstrap: Bootstrap | None = None,
+    keys: Mapping[str, Sequence[str]] | None = None,
+    scale: float | None = None,
 ) -> TaskResult:
     """Of scores (n, C) by seed and fold (the seed is None where nothing was drawn), and truth
     (n, C) by fold. model: what names it. words: how it was done, to which how the interval was
-    found is added."""
+    found is added. keys: of the clips (n,) by fold; without them the result cannot be compared.
+    scale: scores times it are logits, of a softmax (one label per clip) or of sigmoids; None: they
+    say nothing of probability."""
     boot = bootstrap or Bootstrap(seed=0)
     spec = task.spec
     each = {
@@ -115,8 +188,8 @@ def task_result(
     }
     by_seed = {seed: fmean(by.values()) for seed, by in each.items()}
     value = fmean(by_seed.values())
-    pooled = np.concatenate(list(truth.values()))
-    runs = [np.concatenate(list(by.values())) for by in scores.values()]
+    labels = task.labels.names
+    answers = pooled(labels, spec.per_clip, truth, list(scores.values()), keys, scale)
     return TaskResult(
         model=model,
         task=spec.name,
@@ -125,38 +198,37 @@ def task_result(
         metric=spec.metric,
         value=value,
         spread=stdev(by_seed.values()) if len(by_seed) > 1 else None,
-        interval=_interval(runs, pooled, task, value, boot),
-        chance=1 / len(task.labels.names) if spec.per_clip == "one" else None,
+        interval=_interval(answers, value, boot),
+        chance=1 / len(labels) if spec.per_clip == "one" else None,
         by_seed={seed: figure for seed, figure in by_seed.items() if seed is not None},
         by_fold={fold: fmean(by[fold] for by in each.values()) for fold in truth},
         # differs from EVAR, whose report of classes is that of the last fold
-        per_class=_per_class(runs, pooled, task),
-        clips=len(pooled),
+        per_class=_per_class(answers),
+        clips=len(answers.truth),
         words=(*words, _interval_words(spec, boot)),
         published=tuple(p for p in spec.paper if p.protocol == protocol),
         bad=bad,
         missing=len(task.missing),
+        answers=answers,
+        bootstrap=boot,
     )
 
 
-def _interval(
-    runs: Sequence[Floats], truth: Floats, task: Task, value: float, bootstrap: Bootstrap
-) -> Interval:
+def _interval(answers: Answers, value: float, bootstrap: Bootstrap) -> Interval:
     """Over clips of all folds, moved to `value`: the mean over folds that differ in size is not
     quite that over clips."""
-    if task.spec.per_clip == "one":
-        means = np.mean([hits(scores, truth) for scores in runs], axis=0)
-        found = bootstrap.mean(means, np.arange(len(means)))
+    if answers.per_clip == "one":
+        found = bootstrap.mean(answers.hits, np.arange(len(answers.hits)))
     else:
         # the runs differ far less than the clips do
-        found = map_interval(runs[0], truth, bootstrap)
+        found = map_interval(answers.runs[0], answers.truth, bootstrap)
     by = value - found.value
     return Interval(value, max(0.0, found.low + by), min(1.0, found.high + by), found.level)
 
 
-def _per_class(runs: Sequence[Floats], truth: Floats, task: Task) -> dict[str, float]:
-    found = [per_class(scores, truth, task.spec.per_clip) for scores in runs]
-    return dict(zip(task.labels.names, np.mean(found, axis=0).tolist(), strict=True))
+def _per_class(answers: Answers) -> dict[str, float]:
+    found = [per_class(scores, answers.truth, answers.per_clip) for scores in answers.runs]
+    return dict(zip(answers.labels, np.mean(found, axis=0).tolist(), strict=True))
 
 
 def _interval_words(spec: TaskSpec, bootstrap: Bootstrap) -> str:

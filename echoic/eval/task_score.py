@@ -9,7 +9,7 @@ Shapes: N clips, C classes, R resamples.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from echoic.data.labels import PerClip
 from echoic.eval.bootstrap import Bootstrap, Interval
@@ -18,7 +18,7 @@ from echoic.eval.tagging import average_precision
 from echoic.eval.zeroshot import classify
 
 MAP_RESAMPLES = 200  # each sorts every class anew
-_BLOCK_VALUES = 4_000_000
+Counts = NDArray[np.int16]
 
 
 def score(scores: ArrayLike, truth: ArrayLike, per_clip: PerClip) -> float:
@@ -53,37 +53,64 @@ def map_interval(scores: ArrayLike, truth: ArrayLike, bootstrap: Bootstrap) -> I
     """Of macro mAP, by resampling clips: at most 200 times. A class that a resample has no clip of
     is left out of its mean."""
     table, right = np.asarray(scores, dtype=np.float64), np.asarray(truth).astype(bool)
-    rng = np.random.default_rng(bootstrap.seed)
-    n, draws = len(table), min(bootstrap.resamples, MAP_RESAMPLES)
-    weights = np.stack([np.bincount(rng.integers(n, size=n), minlength=n) for _ in range(draws)])
-    sums, counted = np.zeros(draws), np.zeros(draws)
-    for y, s in zip(right.T, table.T, strict=True):
-        found = _weighted_precision(y, s, weights)
-        there = ~np.isnan(found)
-        sums += np.where(there, found, 0.0)
-        counted += there
+    weights = draw_weights(len(table), min(bootstrap.resamples, MAP_RESAMPLES), bootstrap.seed)
+    drawn = drawn_maps(table, right, weights)
     tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(sums / np.maximum(counted, 1), [tail, 1 - tail])
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     value = score(table, right, "many")
     return Interval(value, float(low), float(high), bootstrap.level)
 
 
-def _weighted_precision(truth: ArrayLike, scores: Floats, weights: ArrayLike) -> Floats:
-    """(R,) average precision of one class where clip i stands weights[r, i] times, weights (R, N);
-    NaN where nothing is true."""
+def precision_interval(scores: Floats, truth: ArrayLike, bootstrap: Bootstrap) -> Interval:
+    """Of the average precision of one class, (N,) each; resamples without a clip of it count not.
+    Raises ValueError where it has none."""
+    right = np.asarray(truth).astype(bool)
+    if not right.any():
+        raise ValueError("average precision of a class without a clip")
+    weights = draw_weights(len(right), min(bootstrap.resamples, MAP_RESAMPLES), bootstrap.seed)
+    tail = (1 - bootstrap.level) / 2
+    low, high = np.nanquantile(_weighted_precision(right, scores, weights), [tail, 1 - tail])
+    return Interval(average_precision(right, scores), float(low), float(high), bootstrap.level)
+
+
+def draw_weights(clips: int, resamples: int, seed: int) -> Counts:
+    """(N, R) how often each clip stands in each resample."""
+    rng = np.random.default_rng(seed)
+    drawn = np.empty((clips, resamples), dtype=np.int16)
+    for column in range(resamples):
+        drawn[:, column] = np.bincount(rng.integers(clips, size=clips), minlength=clips)
+    return drawn
+
+
+def drawn_maps(scores: Floats, truth: NDArray[np.bool_], weights: Counts) -> Floats:
+    """(R,) macro mAP of each resample, over the classes that it has a clip of."""
+    sums, counted = np.zeros(weights.shape[1]), np.zeros(weights.shape[1])
+    for y, s in zip(truth.T, scores.T, strict=True):
+        found = _weighted_precision(y, s, weights)
+        there = ~np.isnan(found)
+        sums += np.where(there, found, 0.0)
+        counted += there
+    return sums / np.maximum(counted, 1)
+
+
+def _weighted_precision(truth: ArrayLike, scores: Floats, weights: Counts) -> Floats:
+    """(R,) average precision of one class where clip i stands weights[i, r] times, weights (N, R);
+    NaN where nothing is true.
+
+    Only where a true clip stands is precision asked for: between two of these the guesses are added
+    up, which is some thirty times as fast as all running sums.
+    """
     order = np.argsort(-scores, kind="stable")
+    places = np.flatnonzero(np.asarray(truth, dtype=bool)[order])
+    if not len(places):
+        return np.full(weights.shape[1], np.nan)
     last_of_tie = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
-    right, table = np.asarray(truth)[order], np.asarray(weights)
-    found = np.empty(len(table))
-    block = max(1, _BLOCK_VALUES // len(order))
-    for start in range(0, len(table), block):
-        drawn = table[start : start + block, order].astype(np.float64)
-        guesses = np.cumsum(drawn, axis=1)[:, last_of_tie]
-        true = np.cumsum(drawn * right, axis=1)[:, last_of_tie]
-        gained = np.diff(true, axis=1, prepend=0.0)
-        precision = np.divide(true, guesses, out=np.zeros_like(true), where=guesses > 0)
-        total = true[:, -1]
-        area = (gained * precision).sum(axis=1)
-        nothing = np.full(len(total), np.nan)
-        found[start : start + block] = np.divide(area, total, out=nothing, where=total > 0)
-    return found
+    ends, first = np.unique(last_of_tie[np.searchsorted(last_of_tie, places)], return_index=True)
+    starts = np.append(0, ends[:-1] + 1)
+    drawn = weights[order[: ends[-1] + 1]]
+    guesses = np.cumsum(np.add.reduceat(drawn, starts, axis=0, dtype=np.int64), axis=0)
+    gained = np.add.reduceat(drawn[places], first, axis=0, dtype=np.int64)
+    true = np.cumsum(gained, axis=0)
+    precision = np.divide(true, guesses, out=np.zeros(true.shape), where=guesses > 0)
+    area, total = (gained * precision).sum(axis=0), true[-1]
+    return np.divide(area, total, out=np.full(len(total), np.nan), where=total > 0)

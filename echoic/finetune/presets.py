@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -27,6 +28,8 @@ class FinetuneSpec(Spec):
     final_lr_share: 1 keeps the learning rate constant, 0 is half a cosine down to 0.
     mixup, frame_augment, crop: in training, in this order. draws: the clips of an epoch; None: each
     once. m2d: how an M2D is heard; None: by its clip vector, as any tower.
+    clip_s: to this length clips are cut, or padded with zeros: a random part in training, the first
+    one where they judge (a probe hears the first one always). None: clips are as long as they are.
     cache_mb: of decoded sound kept in memory, of training and of validation each.
     """
 
@@ -48,6 +51,7 @@ class FinetuneSpec(Spec):
     crop: ResizeCrop | None = None
     draws: BalancedDraws | None = None
     m2d: M2dInput | None = None
+    clip_s: Annotated[float, Field(gt=0)] | None = None
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     cache_mb: Annotated[int, Field(ge=0)] = 1024
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -174,6 +178,28 @@ PRESETS: dict[str, FinetuneSpec] = (
     | _M2D
     | _SLAP
 )
+
+# Of a published task, by the kind of audio encoder: where its paper has settings for it.
+_LAION_TASKS = dict.fromkeys(("esc50", "vggsound", "fsd50k"), "laion_finetune")
+TASK_PRESETS: Mapping[str, Mapping[str, str]] = {
+    "m2d": {
+        "as": "m2d_as2m", "as20k": "m2d_as20k", "esc50": "m2d_esc50", "spcv2": "m2d_spcv2",
+        "vc1": "m2d_vc1",
+    },
+    "slap": {"as": "slap_audioset", "esc50": "slap_esc50", "spcv2": "slap_spcv2"},
+    "htsat": _LAION_TASKS,
+    "pann": _LAION_TASKS,
+}  # fmt: skip
+
+
+def preset_of_task(task: str, encoder: str) -> str:
+    """encoder: the kind of audio encoder. `finetune` where no paper has settings of its own."""
+    return TASK_PRESETS.get(encoder, {}).get(task, "finetune")
+
+
+def preset_seeds(name: str) -> tuple[int, ...]:
+    """Those whose mean is reported: M2D's three for its settings, else the preset's one."""
+    return M2D_SEEDS if name in _M2D else (find_preset(name).seed,)
 
 
 def find_preset(name: str) -> FinetuneSpec:

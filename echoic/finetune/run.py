@@ -33,14 +33,13 @@ from echoic.api import EchoicModel, save_tested
 from echoic.convert.native import FILE_NAME as MODEL_FILE_NAME
 from echoic.data.clips import Source
 from echoic.data.labels import Labels, PerClip, labels_of
-from echoic.data.loader import Loader
-from echoic.eval.tagging import tagging
-from echoic.eval.zeroshot import classify
+from echoic.data.loader import Augment, Loader
 from echoic.finetune.classifier import FILE_NAME, Classifier, ClassifierSpec
+from echoic.finetune.judged import CHOSEN_BY, Judged, figures
 from echoic.finetune.presets import FinetuneSpec
 from echoic.finetune.reading import Reading, to_be_tuned
 from echoic.finetune.tuned import tuned_model
-from echoic.finetune.vectors import Ears, Frozen, Tuned
+from echoic.finetune.vectors import Ears, Frozen, Tuned, fitted
 from echoic.model import ModelSpec
 from echoic.objectives.tagging import ClassifyTask, make_head, many_labels, one_label
 from echoic.train.best import Best
@@ -48,12 +47,6 @@ from echoic.train.checkpoint import Checkpoints
 from echoic.train.loop import RunSpec, train
 from echoic.train.optim import OptimSpec
 from echoic.train.process import isolated_rng
-
-CHOSEN_BY: dict[PerClip, str] = {"one": "accuracy", "many": "mAP"}
-_SHOWN: dict[PerClip, tuple[str, ...]] = {
-    "one": ("accuracy", "top5", "mean_class_accuracy", "mAP"),
-    "many": ("mAP", "mAP_micro", "mAUC", "d_prime"),
-}
 
 
 @dataclass(frozen=True)
@@ -74,9 +67,9 @@ class Finetuned:
     """What became of it; without figures and file where the training was asked to stop.
 
     metrics: by split, then by name: accuracy and others (one label per clip), mAP and others
-    (many). Those of "train" are there for a frozen tower only. best_epoch: fractional, the one
-    whose weights were kept. bad: clips left out of validation and test, by key. model: the file of
-    the model with the tuned encoder, where that is an M2D.
+    (many). Those of "train" are there for a frozen tower only. judged: what the test clips scored.
+    best_epoch: fractional, the one whose weights were kept. bad: clips left out, by key. model: the
+    file of the model with the tuned encoder, where that is an M2D.
     """
 
     finished: bool
@@ -85,6 +78,7 @@ class Finetuned:
     step: int
     best_epoch: float | None = None
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    judged: Judged | None = field(default=None, compare=False, repr=False)
     bad: dict[str, str] = field(default_factory=dict)
     file: Path | None = None
     model: Path | None = None
@@ -114,20 +108,22 @@ def finetune(
     folder: Path,
     spec: FinetuneSpec,
     *,
+    labels: Labels | None = None,
     resume: bool = False,
     threads: int = 1,
     console: Console | None = None,
 ) -> Finetuned:
     """Train a classifier on `splits.train` in `folder`; `model` stays as it is.
 
-    Raises ConfigError, DataError, CheckpointError and what decoding raises, each one line.
+    labels: the columns; None: the tags of all splits. Raises ConfigError, DataError,
+    CheckpointError and what decoding raises, each one line.
     """
     there = Checkpoints(folder / "checkpoints", 1)
     if not resume:
         there.require_none()  # told here: it can take long to hear what comes first
     fresh = not there.steps()
     sources = splits.named()
-    labels = labels_of(sources, spec.per_clip)
+    labels = labels or labels_of(sources, spec.per_clip)
     table = labels.truth(splits.train.clips)
     described, reading = _heard_by(model, spec)
     ears = _ears(reading, sources, table, spec, threads)
@@ -137,7 +133,7 @@ def finetune(
     per_epoch = math.ceil(steps / spec.epochs)
 
     def evaluate(_: nn.Module) -> Mapping[str, float]:
-        found = _figures(task, ears, splits.valid, "valid", labels)
+        found = _figures(_judged(task, ears, splits.valid, "valid"), splits.valid, labels)
         best.offer(found[CHOSEN_BY[labels.per_clip]], task, task.steps)
         return found
 
@@ -168,12 +164,13 @@ def finetune(
         return done
     epoch = round(best.restore(task) / per_epoch, 2)
     task.eval()
-    judged = [name for name in sources if spec.freeze or name != "train"]
-    found = {name: _figures(task, ears, sources[name], name, labels) for name in judged}
+    judging = {name: each for name, each in sources.items() if spec.freeze or name != "train"}
+    judged = {name: _judged(task, ears, each, name) for name, each in judging.items()}
     done = replace(
         done,
         best_epoch=epoch,
-        metrics=found,
+        metrics={name: _figures(judged[name], each, labels) for name, each in judging.items()},
+        judged=judged.get("test"),
         bad=ears.bad,
         file=folder / FILE_NAME,
         model=folder / MODEL_FILE_NAME if described and described.audio.kind == "m2d" else None,
@@ -221,19 +218,19 @@ def _card(spec: FinetuneSpec, done: Finetuned) -> dict[str, Any]:
 # What is measured
 
 
-def _figures(
-    task: ClassifyTask, ears: Ears, source: Source, split: str, labels: Labels
-) -> dict[str, float]:
-    """Accuracy or mAP and others of one split."""
+def _judged(task: ClassifyTask, ears: Ears, source: Source, split: str) -> Judged:
     heard = ears.hear(split)
-    truth = labels.truth([source.clips[i] for i in heard.kept]).numpy()
     with torch.no_grad():
         device = next(task.head.parameters()).device
-        scores = task.head(heard.vectors.to(device)).float().cpu().numpy()
-    found = tagging(scores, truth).metrics()
-    if labels.per_clip == "one":
-        found |= classify(scores, truth.argmax(axis=1)).metrics()
-    return {name: found[name] for name in _SHOWN[labels.per_clip]}
+        scores = task.head(heard.vectors.to(device)).float().cpu()
+    return Judged(tuple(source.clips[i].key for i in heard.kept), scores)
+
+
+def _figures(judged: Judged, source: Source, labels: Labels) -> dict[str, float]:
+    """Accuracy or mAP and others of one split."""
+    clips = {clip.key: clip for clip in source.clips}
+    truth = labels.truth([clips[key] for key in judged.keys])
+    return figures(judged.scores, truth, labels.per_clip)
 
 
 # The parts of a training
@@ -263,6 +260,7 @@ def _ears(
             min_clips=spec.min_clips,
             seed=spec.seed,
             max_bad_share=spec.max_bad_share,
+            clip_s=spec.clip_s,
         )
     cache_bytes = spec.cache_mb * 2**20
     loader = Loader(
@@ -272,7 +270,8 @@ def _ears(
         cost=lambda seconds: 1,
         budget=spec.batch_clips,
         seed=spec.seed,
-        max_s=min(reading.longest_s, _longest_s(splits["train"])),
+        augment=_fitting(spec.clip_s) if spec.clip_s else None,
+        max_s=min(reading.longest_s, spec.clip_s or _longest_s(splits["train"])),
         min_clips=spec.min_clips,
         draws=spec.draws.draws(table) if spec.draws else None,
         threads=threads,
@@ -280,7 +279,13 @@ def _ears(
         cache_bytes=cache_bytes,
     )
     others = {name: source for name, source in splits.items() if name != "train"}
-    return Tuned(reading, loader, others, cache_bytes=cache_bytes)
+    return Tuned(reading, loader, others, cache_bytes=cache_bytes, clip_s=spec.clip_s)
+
+
+def _fitting(clip_s: float) -> Augment:
+    """A part that the loader drew, of a clip that may be shorter than `clip_s`, to this length; how
+    much is heard at once is the loader's business."""
+    return lambda wave, rate_hz, rng: fitted(wave, rate_hz, clip_s)
 
 
 def _task(

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from echoic.data.clips import Source, heard_or_noted
 from echoic.data.loader import Loader
 from echoic.data.vector_loader import VectorLoader
+from echoic.embeddings import Part, cut
 from echoic.finetune.reading import Reading
 from echoic.objectives.tagging import BatchChange
-from echoic.types import AudioFeatures, DataError, Ragged
+from echoic.types import AudioError, AudioFeatures, DataError, Ragged
 
 log = logging.getLogger("echoic.finetune")
 
@@ -36,25 +37,49 @@ class Heard:
 class Waves:
     """The clips of a source that can be heard, decoded, and kept as far as the memory allows.
 
+    clip_s: of each clip the first part, padded with zeros to this length; then silence is heard
+    like any other sound, as it may be no more than the beginning. None: clips as they are.
     bad: key -> reason, of the others met so far; each is named once in the log.
     """
 
-    def __init__(self, source: Source, rate_hz: int, limit_bytes: int = 0) -> None:
+    def __init__(
+        self, source: Source, rate_hz: int, limit_bytes: int = 0, clip_s: float | None = None
+    ) -> None:
         self.source, self.rate_hz, self.bad = source, rate_hz, dict[str, str]()
+        self.clip_s = clip_s
         self._room, self._held = limit_bytes, dict[int, np.ndarray]()
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         for i, clip in enumerate(self.source.clips):
             if i in self._held:
                 yield i, self._held[i]
-            elif (
-                clip.key not in self.bad
-                and (wave := heard_or_noted(self.source, i, self.rate_hz, self.bad)) is not None
-            ):
+            elif clip.key not in self.bad and (wave := self._wave(i)) is not None:
                 if wave.nbytes <= self._room:
                     self._held[i] = wave
                     self._room -= wave.nbytes
                 yield i, wave
+
+    def _wave(self, i: int) -> np.ndarray | None:
+        """None where it cannot be heard, which is put into `bad`."""
+        if self.clip_s is None:
+            return heard_or_noted(self.source, i, self.rate_hz, self.bad)
+        key = self.source.clips[i].key
+        try:
+            wave = self.source.read(i, self.rate_hz)
+            if not (len(wave) and np.isfinite(wave).all()):
+                raise AudioError(key, "NaN or infinite samples" if len(wave) else "no samples")
+        except AudioError as error:
+            self.bad[key] = error.reason
+            log.warning("clip %s left out: %s", key, error.reason)
+            return None
+        part = fitted(wave, self.rate_hz, self.clip_s)
+        # a view would keep the whole recording in memory
+        return part.copy() if len(part) < len(wave) else part
+
+
+def fitted(wave: np.ndarray, rate_hz: int, clip_s: float) -> np.ndarray:
+    """The first `clip_s` of a wave (T,), zeros at the end of a shorter one."""
+    return cut(wave, Part(0, round(clip_s * rate_hz)))
 
 
 def hear(reading: Reading, waves: Waves) -> Heard:
@@ -87,20 +112,28 @@ class Ears(Protocol):
 class Tuned:
     """A tower that learns on the batches of `loader`; other splits are heard anew each time.
 
-    cache_bytes: of their decoded sound to keep, for each.
+    cache_bytes: of their decoded sound to keep, for each. clip_s: see `Waves`.
     """
 
     def __init__(
-        self, audio: Reading, loader: Loader, others: Mapping[str, Source], *, cache_bytes: int
+        self,
+        audio: Reading,
+        loader: Loader,
+        others: Mapping[str, Source],
+        *,
+        cache_bytes: int,
+        clip_s: float | None = None,
     ) -> None:
         self.audio, self.loader = audio, loader
         self._waves = {
-            name: Waves(source, audio.rate_hz, cache_bytes) for name, source in others.items()
+            name: Waves(source, audio.rate_hz, cache_bytes, clip_s)
+            for name, source in others.items()
         }
 
     @property
     def bad(self) -> dict[str, str]:
-        return {key: why for waves in self._waves.values() for key, why in waves.bad.items()}
+        met = [self.loader.bad, *(waves.bad for waves in self._waves.values())]
+        return {key: why for each in met for key, why in each.items()}
 
     def hear(self, split: str) -> Heard:
         return hear(self.audio, self._waves[split])
@@ -109,8 +142,8 @@ class Tuned:
 class Frozen:
     """A tower that is heard once: a probe learns on its vectors, and takes seconds.
 
-    min_clips: of a batch. Raises DataError where more than `max_bad_share` of the training clips
-    cannot be heard.
+    min_clips: of a batch. clip_s: see `Waves`. Raises DataError where more than `max_bad_share` of
+    the training clips cannot be heard.
     """
 
     def __init__(
@@ -122,9 +155,12 @@ class Frozen:
         min_clips: int,
         seed: int,
         max_bad_share: float,
+        clip_s: float | None = None,
     ) -> None:
         self.audio: nn.Module = _Given()
-        waves = {name: Waves(source, reading.rate_hz) for name, source in splits.items()}
+        waves = {
+            name: Waves(source, reading.rate_hz, clip_s=clip_s) for name, source in splits.items()
+        }
         self._heard = {name: hear(reading.eval(), each) for name, each in waves.items()}
         self.bad = {key: why for each in waves.values() for key, why in each.bad.items()}
         clips, kept = splits["train"].clips, self._heard["train"].kept

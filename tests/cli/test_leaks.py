@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from echoic.data.contamination import leave_out, read_ids
+from echoic.data.sources import open_source
 from tests import on_disk
 from tests.data.test_fingerprint import RATE_HZ, scene
 
@@ -41,7 +44,7 @@ def test_pairs_and_counts(documented, run, sets):
     ]
     assert found["by_kind"] == {"id": 1, "audio": 1, "near": 1}
     assert (found["train_clips"], found["remaining_train_clips"]) == (10, 7)
-    assert (found["out"], found["also_named"]) == (None, [])
+    assert (found["out"], found["out_eval"]) == (None, None)
     code, out, err = run("data", "leaks", *sets, "--by", "id")
     assert code == 0, err
     assert "freesound 100032" in out
@@ -54,7 +57,7 @@ def test_training_leaves_out_just_those(run, sets, tmp_path):
     listed = tmp_path / "new" / "leaks.json"
     code, out, err = run("data", "leaks", *sets, "--out", listed)
     assert code == 0, err
-    assert f"{listed}: leaves 3 clips out, 7 remain" in out
+    assert f"{listed}: leaves 3 clips of {sets[0]} out, 7 remain" in out
     assert f"train nano --data {sets[0]} --leave-out {listed}" in err
     code, _, err = run(
         "train", "nano", "--data", sets[0], "--leave-out", listed, "--out", tmp_path / "run",
@@ -76,29 +79,50 @@ def test_a_black_list_is_compared_by_ids(documented, refused, sets, tmp_path):
     )
 
 
-def test_clips_of_the_same_name_are_told(run, tmp_path):
+def test_clips_of_the_same_name_stay(documented, tmp_path):
     train, held = tmp_path / "train", tmp_path / "held"
-    for folder, seed in (("dog", 1), ("cat", 2), ("cow", 3)):
+    for folder, seed in (("dog", 1), ("cat", 2)):
         (train / folder).mkdir(parents=True)
-        name = "sound" if folder != "cow" else "other"
-        soundfile.write(train / folder / f"{name}.wav", scene(seed, 1.0), RATE_HZ)
+        soundfile.write(train / folder / "sound.wav", scene(seed, 1.0), RATE_HZ)
     held.mkdir()
-    soundfile.write(held / "d.wav", scene(1, 1.0), RATE_HZ)
-    code, out, err = run("data", "leaks", train, held, "--out", "leaks.json")
+    soundfile.write(held / "sound.wav", scene(1, 1.0), RATE_HZ)
+    soundfile.write(held / "other.wav", scene(3, 1.0), RATE_HZ)
+    lists = {"out": "new/train.json", "out_eval": "new/eval.json"}
+    found = documented(
+        "data", "leaks", train, held, "--out", lists["out"], "--out-eval", lists["out_eval"]
+    )
+    assert {name: found[name] for name in lists} == lists
+    for folder, name, gone in ((train, "out", "dog/sound.wav"), (held, "out_eval", "sound.wav")):
+        source = open_source(folder, need_captions=False)
+        assert leave_out(source, [read_ids(lists[name])])[1].keys == (gone,)
+
+
+def test_measuring_leaves_out_what_the_training_heard(run, sets, tmp_path):
+    """By the command that is printed."""
+    listed = tmp_path / "eval.json"
+    code, out, err = run("data", "leaks", sets[1], sets[0], "--out-eval", listed)
     assert code == 0, err
-    assert "names 1 more clips, of the same id or file name: 'cat/sound.wav'" in out
-    assert "leaks.json: leaves 2 clips out, 1 remain" in out
+    assert f"{listed}: leaves 3 clips of {sets[0]} out, 7 remain" in out
+    command = f"eval MODEL --data {sets[0]} --leave-out {listed}"
+    assert command in err
+    model = on_disk.save_tiny_model(tmp_path / "tiny.safetensors")
+    words = [model if word == "MODEL" else word for word in command.split()]
+    code, out, err = run(*words, "--no-cache", "--json")
+    assert code == 0, err
+    assert f"3 of 10 clips left out: {listed} (3 entries) names 3" in err
+    assert json.loads(out)["data"]["clips"] == 7
 
 
 def test_nothing_is_shared(run, sets, tmp_path):
+    """The list is written all the same: a script goes on, and finds no older one."""
     other = tmp_path / "other"
     other.mkdir()
     soundfile.write(other / "z.wav", scene(7, 1.0), RATE_HZ)
-    code, out, err = run("data", "leaks", sets[0], other, "--out", "leaks.json")
+    code, out, err = run("data", "leaks", *(sets[0], other), "--out", "leaks.json")
     assert code == 0, err
-    assert "nothing to leave out: leaks.json is not written" in err
     assert "0 of 10 clips" in out
-    assert not (tmp_path / "leaks.json").exists()
+    assert f"leaks.json: leaves 0 clips of {sets[0]} out, 10 remain" in out
+    assert json.loads((tmp_path / "leaks.json").read_text()) == {"keys": []}
 
 
 def test_bad_clips_are_named_and_the_rest_is_compared(run, sets):
@@ -118,10 +142,13 @@ def test_bad_clips_are_named_and_the_rest_is_compared(run, sets):
         (["TRAIN", "none"], "none: no such file or folder"),
         (["TRAIN", "none.json"], "none.json: no such file"),
         (["TRAIN", "HELD", "--out", "list.csv"], "list.csv: the list is JSON: name it .json"),
+        (["TRAIN", "HELD", "--out-eval", "list.csv"], "list.csv: the list is JSON"),
+        (["TRAIN", "black.json", "--out-eval", "x.json"], "black.json: a list has no clips"),
         (["TRAIN", "HELD", "--by", "ear"], "ear"),
     ],
 )
 def test_wrong_words_are_one_line(refused, sets, arguments, words):
+    Path("black.json").write_text('["100032"]')
     named = {"TRAIN": sets[0], "HELD": sets[1]}
     assert words in refused("data", "leaks", *(named.get(word, word) for word in arguments))
 

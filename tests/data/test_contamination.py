@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from echoic.data.clips import Clip, RecaptionedSource, SubsetSource
+from echoic.data.clips import Clip, ConcatSource, RecaptionedSource, SubsetSource
 from echoic.data.contamination import (
     OVERLAPS,
     ids_of_clip,
@@ -17,7 +17,7 @@ from echoic.data.contamination import (
     leave_out,
     read_ids,
 )
-from echoic.data.shards import ShardSource
+from echoic.data.shards import ShardSource, write_shards
 from echoic.data.sources import open_source
 from echoic.types import DataError
 
@@ -135,6 +135,8 @@ class TestLeaveOut:
         assert left(source, "5\nr1nicOVtvkQ") == ["a.wav", "b.wav"]
         view = SubsetSource(RecaptionedSource(source, lambda clip: ("y",)), [2, 1])
         assert left(view, "5\nr1nicOVtvkQ") == ["b.wav"]
+        both = ConcatSource({"x": view, "y": source})
+        assert left(both, "5\nr1nicOVtvkQ") == ["x/b.wav", "y/a.wav", "y/b.wav"]
 
     def test_renumbered_shards_say_where_they_are_from(self, left, tmp_path):
         memory = io.BytesIO()
@@ -163,6 +165,30 @@ class TestLists:
         text = json.dumps({"AudioSet": ["Yb0RFKhbpFJA.wav"], "FreeSound": ["100032"]})
         assert left(source, text, ".json") == ["100032.flac", "Yb0RFKhbpFJA.flac"]
         assert left(source, '["b0RFKhbpFJB", "x"]', ".json") == ["b0RFKhbpFJB.wav", "x.wav"]
+
+    def test_exact_keys(self, left, tmp_path):
+        """Digits, folders, suffixes and letters like an id's: a key names itself alone."""
+        keys = ["17", "17.wav", "a/17", "dog/1.wav", "cat/1.wav", "1-5-A-0.wav", "5.wav", "Ä b.wav"]
+        for wanted in (["17"], ["17.wav"], ["dog/1.wav"], ["1-5-A-0.wav"], ["Ä b.wav"], keys[1:4]):
+            assert left(Keys(*keys), json.dumps({"keys": wanted}), ".json") == wanted
+        source = Keys("17.wav", "b.wav", rows=[{"freesound_id": "5"}, {"freesound_id": "17"}])
+        assert left(source, '{"keys": ["17.wav"], "FreeSound": ["5"]}', ".json") == ["17.wav"]
+        assert left(source, '{"keys": []}', ".json") == []
+
+    def test_keys_of_other_data_are_told(self, tmp_path):
+        path = written(tmp_path / "x.json", '{"keys": ["a.wav", "far/b.wav", "c.wav"]}')
+        _, report = leave_out(Keys("a.wav", "b.wav"), [read_ids(path)])
+        assert report.keys == ("a.wav",)
+        assert report.unknown == {str(path): ("c.wav", "far/b.wav")}
+        told = f"{path} (3 entries) names 1, and no clip has 2 of its keys ('c.wav', ...)"
+        assert str(report) == f"1 of 2 clips left out: {told}"
+
+    def test_shards_know_the_keys_that_were_packed(self, left, tmp_path):
+        clips = [(Clip(key, ("x",), (), 0.1), np.full(1600, 0.1)) for key in ("dog/1.wav", "2.wav")]
+        write_shards(iter(clips), tmp_path, rate_hz=16_000)
+        source = ShardSource(tmp_path)
+        assert left(source, '{"keys": ["dog/1.wav"]}', ".json") == [source.clips[0].key]
+        assert source.clips[0].key != "dog/1.wav"
 
     def test_metadata_of_a_set(self, left):
         source = Keys("100032.wav", "9.wav", "7.wav", "r1nicOVtvkQ.wav", "dog.wav")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from echoic.data.tasks import TASKS, check_task, find_task, open_task
-from echoic.data.tasks.opening import part_of_group
+from echoic.data.tasks.opening import listing, part_of_group
 from echoic.data.tasks.task import draw_valid
 from echoic.types import ConfigError, DataError
 from tests import task_trees, tiny
@@ -43,6 +43,8 @@ WANTED = {
     "fsd50k": (("Bark", "Electric guitar", "Music"), 3, 1, 2, 1),
     "as20k": (("Speech", "Male speech, man speaking", "Dog", "Music"), 3, 1, 3, 1),
     "as": (("Speech", "Male speech, man speaking", "Dog", "Music"), 6, 1, 3, 1),
+    "vggsound": (("bird chirping, tweeting", "people marching"), 2, 1, 2, 1),
+    "ravdess": (("anger", "calm"), 72, 7, 24, 4),
 }
 
 
@@ -71,11 +73,12 @@ def test_declarations_say_the_papers_numbers():
     assert lengths == {
         "esc50": 5, "us8k": 4, "spcv2": 1, "vc1": 8.2, "voxforge": 5.8, "cremad": 2.5, "gtzan": 30,
         "nsynth": 4, "surge": 4, "fsd50k": 7.6358, "as20k": 10, "as": 10,
+        "vggsound": 10, "ravdess": 5,
     }  # fmt: skip
     totals = {name: sum(spec.expected.values()) for name, spec in TASKS.items() if spec.expected}
     assert totals == {
         "esc50": 2000, "us8k": 8732, "spcv2": 105_829, "vc1": 153_516, "gtzan": 930,
-        "nsynth": 305_979, "fsd50k": 51_197,
+        "nsynth": 305_979, "fsd50k": 51_197, "vggsound": 199_176, "ravdess": 1440,
     }  # fmt: skip
     assert tuple(TASKS["gtzan"].expected.values()) == (443, 197, 290)
     assert {name for name, spec in TASKS.items() if spec.metric == "mAP"} == {
@@ -152,6 +155,40 @@ def test_audioset_names_in_three_ways_and_lacks_some(tree, caplog):
     assert "2 of 8 clips of AudioSet, balanced training part are not there" in caplog.text
     truth = task.labels.truth(task.source.clips)
     assert truth[0].tolist() == [1, 1, 0, 0]
+
+
+def test_vggsound_names_in_four_ways_and_lacks_some(tree, caplog):
+    task = open_task("vggsound", tree("vggsound"))
+    assert [clip.key for clip in task.source.clips] == [
+        "audio/---g-f_I2yQ_000001.wav", "audio/--0PQM4-hqg_30.flac", "train/-A_b.wav",
+        "video/Yf_c-d.wav",
+    ]  # fmt: skip
+    assert task.parts == ("test", "train", "train", "test")
+    assert task.missing == ("audio/eeeeeeeeeee_000010.wav",)
+    assert "1 of 5 clips of VGGSound are not there" in caplog.text
+
+
+def test_labels_of_vggsound_are_words(shared, tmp_path):
+    """The names of its own list of classes, as clips of it carry them."""
+    with (shared / "data/text/vggsound_classes.csv").open(encoding="utf-8", newline="") as file:
+        wanted = [row[0] for row in csv.reader(file)]
+    assert len(set(wanted)) == TASKS["vggsound"].classes == 309
+    rows = [f'{i:011},{i},"{name}",test' for i, name in enumerate(wanted)]
+    text(tmp_path / "vggsound.csv", *rows)
+    task_trees.wavs(tmp_path / "audio", ["00000000000.wav"])
+    found = listing(TASKS["vggsound"], tmp_path)
+    assert [entry.labels for entry in found] == [(name,) for name in wanted]
+
+
+def test_folds_of_ravdess_keep_actors_together_and_the_sexes_even(tree):
+    task = open_task("ravdess", tree("ravdess"))
+    assert len(task.parts) == 24 * 4  # no song, no film
+    actors: dict[str, set[int]] = {}
+    for clip, part in zip(task.source.clips, task.parts, strict=True):
+        actors.setdefault(part, set()).add(int(clip.key[6:8]))
+    assert sorted(actors) == list(task.folds) == ["1", "2", "3", "4"]
+    assert sorted(i for each in actors.values() for i in each) == list(range(1, 25))
+    assert all(sum(i % 2 for i in each) == 3 for each in actors.values())
 
 
 def test_labels_of_audioset_are_the_files(shared, tmp_path):
@@ -310,8 +347,21 @@ def test_faulty_lists_are_told(name, file, content, line, tree):
     assert not check_task(name, folder).ok
 
 
+def test_check_holds_the_lists_against_what_is_published(tree):
+    """Also where clips may lack: what the lists name is counted, not what is there."""
+    found = check_task("vggsound", tree("vggsound"))
+    assert found.clips == {"test": 2, "train": 2}
+    assert found.problems == (
+        "train: 2 clips, published are 183730",
+        "test: 3 clips, published are 15446",
+        "2 classes, published are 309",
+    )
+
+
 def test_unknown_task_names_the_known_ones():
     assert find_task("ESC-50").name == "esc50"
+    with pytest.raises(ConfigError, match="no task 'audiocaps' for classification; there are"):
+        find_task("audiocaps")
     with pytest.raises(ConfigError, match="did you mean esc50"):
         find_task("esc51")
     with pytest.raises(ConfigError, match="there are esc50, us8k"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from echoic.eval.bootstrap import Bootstrap
-from echoic.eval.captioning import Captioning, Scores, compare, score_captions
+from echoic.eval.captioning import AsWritten, Captioning, Scores, compare, score_captions
 from echoic.types import DataError
 from tests.golden import Golden
 
@@ -119,6 +119,19 @@ def test_judges_read_tokenised_texts_and_spice_gives_spider() -> None:
     assert metrics["meteor"] == 0.125
     assert metrics["spider"] == pytest.approx((metrics["cider_d"] + metrics["spice"]) / 2)
     assert list(found.means()) == ["rouge_l", "cider_d", "spice", "spider"]
+
+
+def test_a_judge_may_read_what_was_written() -> None:
+    heard: list[object] = []
+
+    def judge(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+        heard.append((list(captions), [list(texts) for texts in references]))
+        return Scores(np.array([0.5]))
+
+    judges = {"fense": AsWritten(judge), "other": judge}
+    found = score_captions(["Rain!"], [["It's raining."]], judges=judges)
+    assert heard == [(["Rain!"], [["It's raining."]]), (["rain"], [["it 's raining"]])]
+    assert list(found.means())[-2:] == ["fense", "other"]
 
 
 def test_intervals_hold_the_figures(rng: np.random.Generator) -> None:

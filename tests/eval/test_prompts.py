@@ -7,7 +7,8 @@ import csv
 import pytest
 
 from echoic.data.captions import words
-from echoic.eval.prompts import ESC50_LABELS, PROMPTS, find_prompts
+from echoic.data.tasks import TASKS
+from echoic.eval.prompts import ESC50_LABELS, PAPERS, PROMPTS, SETS, find_prompts, paper_prompts
 from echoic.eval.zeroshot import prompt
 from echoic.types import ConfigError
 
@@ -58,6 +59,54 @@ def test_m2d_words_the_labels_of_cremad():
         "sadness": "someone talking sadly can be heard",
     }
     assert find_prompts("esc50").worded(["dog"]) == ["dog"]
+
+
+@pytest.mark.parametrize(
+    ("paper", "name", "label", "sentence", "source"),
+    [
+        (
+            "laion",
+            "vggsound",
+            "people marching",
+            "This is a sound of people marching.",
+            "evaluation",
+        ),
+        ("laion", "ravdess", "anger", "This is a sound of anger.", "reports no figure"),
+        ("m2d", "gtzan", "jazz", "jazz music can be heard", "EVAR"),
+        ("m2d", "vggsound", "people marching", "people marching can be heard", "ours: M2D-CLAP"),
+        ("m2d", "spcv2", "yes", "someone saying yes can be heard", "ours: M2D-CLAP"),
+        ("slap", "gtzan", "jazz", "jazz music can be heard", "ours, as M2D-CLAP asks: SLAP"),
+        ("slap", "cremad", "anger", "angry person talking can be heard", "ours, as M2D-CLAP asks"),
+        ("slap", "ravdess", "calm", "someone talking calmly can be heard", "ours: SLAP"),
+    ],
+)
+def test_papers_ask_by_their_rule_or_what_stands_nearest(paper, name, label, sentence, source):
+    asked = paper_prompts(paper, name)
+    assert prompt(asked.template, asked.worded([label])[0]) == sentence
+    assert source in asked.source
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("name", ["cremad", "ravdess"])
+def test_no_two_emotions_are_asked_for_alike(paper, name):
+    labels = TASKS[name].names.values()
+    words = paper_prompts(paper, name).worded(labels)
+    assert len({*words}) == len(words) == TASKS[name].classes
+    assert paper == "laion" or not {*words} & {*labels}
+
+
+def test_every_set_is_asked_by_each_paper_and_by_name():
+    known = {spec.prompts for spec in TASKS.values()}
+    for paper in PAPERS:
+        for name in SETS:
+            assert name in known
+            assert find_prompts(f"{paper}/{name}") == paper_prompts(paper, name)
+    assert find_prompts("m2d/esc50") is PROMPTS["m2d/esc50"]
+    assert find_prompts("laion/gtzan") is PROMPTS["gtzan"]
+    with pytest.raises(ConfigError, match="did you mean m2d/esc50"):
+        find_prompts("m2d/esc5")
+    with pytest.raises(ConfigError, match="no paper 'clap'; there are laion, m2d, slap"):
+        paper_prompts("clap", "esc50")
 
 
 def test_classes_are_those_of_the_data_in_its_order(shared):

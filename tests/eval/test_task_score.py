@@ -9,9 +9,12 @@ from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.tagging import average_precision, tagging
 from echoic.eval.task_score import (
     _weighted_precision,
+    draw_weights,
+    drawn_maps,
     hits,
     map_interval,
     per_class,
+    precision_interval,
     score,
 )
 
@@ -34,9 +37,9 @@ def test_map_is_that_of_tagging(rng):
 
 def test_weights_are_repeated_clips(rng):
     scores = rng.integers(0, 6, size=25).astype(float)  # with ties
-    truth, weights = rng.random(25) < 0.4, rng.integers(0, 4, size=(7, 25))
+    truth, weights = rng.random(25) < 0.4, rng.integers(0, 4, size=(25, 7))
     found = _weighted_precision(truth, scores, weights)
-    for row, value in zip(weights, found, strict=True):
+    for row, value in zip(weights.T, found, strict=True):
         many = np.repeat(np.arange(25), row)
         assert value == pytest.approx(average_precision(truth[many], scores[many]))
     assert np.isnan(_weighted_precision(np.zeros(25, bool), scores, weights)).all()
@@ -57,3 +60,23 @@ def test_interval_hangs_on_the_seed_alone(rng):
     scores = rng.standard_normal((30, 2))
     first, again, other = (map_interval(scores, truth, Bootstrap(seed=s)) for s in (0, 0, 1))
     assert first == again != other
+
+
+def test_interval_of_one_class(rng):
+    truth = rng.random(80) < 0.3
+    scores = truth + rng.standard_normal(80)
+    found = precision_interval(scores, truth, Bootstrap(seed=0))
+    assert found.low < found.value == average_precision(truth, scores) < found.high
+    lone = precision_interval(scores, np.arange(80) == 3, Bootstrap(seed=0, resamples=20))
+    assert 0 < lone.low <= lone.high <= 1  # resamples without that clip count not
+    with pytest.raises(ValueError, match="without a clip"):
+        precision_interval(scores, np.zeros(80), Bootstrap(seed=0))
+
+
+def test_drawn_maps_are_those_of_repeated_clips(rng):
+    scores, truth = rng.standard_normal((20, 4)), rng.random((20, 4)) < 0.4
+    weights = draw_weights(20, 5, seed=1)
+    assert weights.sum(axis=0).tolist() == [20] * 5
+    for row, value in zip(weights.T, drawn_maps(scores, truth, weights), strict=True):
+        many = np.repeat(np.arange(20), row)
+        assert value == pytest.approx(score(scores[many], truth[many], "many"))

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from echoic.finetune.presets import M2D_SEEDS, PRESETS, FinetuneSpec, find_preset
+from echoic.finetune.presets import (
+    M2D_SEEDS,
+    PRESETS,
+    TASK_PRESETS,
+    FinetuneSpec,
+    find_preset,
+    preset_of_task,
+    preset_seeds,
+)
 from echoic.types import ConfigError
 
 # task: input, optimizer, lr, batch, epochs, warm-up, mixup, SpecAugment bins and frames, resize
@@ -68,6 +76,22 @@ def test_laions():
     assert find_preset("laion_mlp").head == "mlp"
     with pytest.raises(ConfigError, match="did you mean laion_mlp"):
         find_preset("laion_mpl")
+
+
+def test_a_tasks_preset_is_that_of_the_models_paper():
+    asked = {
+        ("esc50", "m2d"): "m2d_esc50", ("as", "m2d"): "m2d_as2m", ("us8k", "m2d"): "finetune",
+        ("fsd50k", "htsat"): "laion_finetune", ("spcv2", "htsat"): "finetune",
+        ("vggsound", "pann"): "laion_finetune", ("spcv2", "slap"): "slap_spcv2",
+        ("as20k", "slap"): "finetune", ("esc50", "another"): "finetune",
+    }  # fmt: skip
+    assert {key: preset_of_task(*key) for key in asked} == asked
+    assert all(name in PRESETS for each in TASK_PRESETS.values() for name in each.values())
+
+
+def test_seeds_are_the_papers():
+    assert preset_seeds("m2d_vc1") == M2D_SEEDS
+    assert [preset_seeds(name) for name in ("laion_finetune", "m2d_nano")] == [(3407,), (0,)]
 
 
 @pytest.mark.parametrize(

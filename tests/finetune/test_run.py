@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from echoic.data.clips import Clip, SubsetSource
+from echoic.data.labels import Labels
 from echoic.finetune import FinetuneSpec, Splits, finetune, load_classifier
+from echoic.finetune.reading import Reading
 from echoic.types import AudioError, CheckpointError, ConfigError, DataError
 from tests import tiny
 
@@ -106,11 +108,16 @@ def test_the_best_epoch_is_kept(model, tmp_path, monkeypatch):
     """Scores of the validation split that rise and fall: the weights of the top are judged."""
     scores = iter([0.25, 0.75, 0.5, 0.75])
     seen: list[torch.Tensor] = []
+    real = finetune.__globals__["_judged"]
 
-    def figures(task, ears, source, split, labels):
+    def judged(task, *others):
         seen.append(task.head.weight.detach().clone())
+        return real(task, *others)
+
+    def figures(judged, source, labels):
         return {"accuracy": next(scores, 0.0), "top5": 1.0}
 
+    monkeypatch.setattr("echoic.finetune.run._judged", judged)
     monkeypatch.setattr("echoic.finetune.run._figures", figures)
     spec = PROBE.model_copy(update={"epochs": 4})
     done = finetune(model, splits(), tmp_path, spec)
@@ -182,6 +189,60 @@ def test_part_of_a_source_can_be_a_split(model, tmp_path):
     whole = Pitches(24)
     parts = Splits(*(SubsetSource(whole, range(i, i + 8)) for i in (0, 8, 16)))
     assert finetune(model, parts, tmp_path, PROBE).metrics["test"]["accuracy"] == 1
+
+
+def test_what_the_test_clips_scored_comes_along(model, tmp_path):
+    data = splits()
+    data.test.broken.add("2-3")
+    judged = finetune(model, data, tmp_path, PROBE).judged
+    assert judged.keys == tuple(clip.key for clip in data.test.clips if clip.key != "2-3")
+    probe = load_classifier(tmp_path, model)
+    wave = data.test.read(4, model.rate_hz)
+    torch.testing.assert_close(judged.scores[3], probe.logits([wave])[0])
+
+
+def test_clips_of_one_length_learn_by_a_random_part_and_are_judged_by_the_first(
+    model, tmp_path, monkeypatch
+):
+    """Clips of 0.4 s and more are cut to 0.2 s, or padded to 1 s."""
+    heard: dict[str, set[int]] = {"learnt": set(), "judged": set()}
+    parts: list[bytes] = []
+    real = Reading.forward
+
+    def forward(self, audio, change=None):
+        kind = "learnt" if change is not None else "judged"
+        heard[kind] |= set(audio.lengths)
+        if change is not None:
+            parts.extend(x.numpy().tobytes() for x in audio)
+        return real(self, audio, change)
+
+    monkeypatch.setattr(Reading, "forward", forward)
+    data = splits()
+    judged = finetune(model, data, tmp_path / "a", TUNED.override(["clip_s=0.2"])).judged
+    assert heard == {"learnt": {3200}, "judged": {3200}}
+    assert len(set(parts)) > len(data.train.clips)  # other parts in other epochs
+    first = [data.test.read(i, tiny.RATE)[:3200] for i in range(8)]
+    found = load_classifier(tmp_path / "a").logits(first)
+    torch.testing.assert_close(judged.scores, found)
+    heard.update(learnt=set(), judged=set())
+    finetune(model, data, tmp_path / "b", TUNED.override(["clip_s=1", "epochs=1"]))
+    assert heard == {"learnt": {16_000}, "judged": {16_000}}
+
+
+def test_of_clips_of_one_length_a_silent_one_is_judged(model, tmp_path):
+    data = splits()
+    sound, data.test.read = data.test.read, lambda i, hz: sound(i, hz) * (i != 2)
+    assert finetune(model, data, tmp_path / "a", PROBE).bad == {"2-2": "silent"}
+    done = finetune(model, data, tmp_path / "b", PROBE.override(["clip_s=0.3"]))
+    assert (done.bad, len(done.judged.keys)) == ({}, 8)
+
+
+def test_columns_may_be_given(model, tmp_path):
+    given = Labels(("middle", "low", "high"), "one")
+    done = finetune(model, splits(), tmp_path, PROBE, labels=given)
+    assert done.labels == given.names
+    assert done.judged.scores.shape == (8, 3)
+    assert done.metrics["test"]["accuracy"] == 1
 
 
 def test_a_step_may_be_made_of_several_batches(model, tmp_path):

@@ -73,3 +73,21 @@ def test_what_does_not_fit_into_memory_is_read_again(tower):
     reading = Reading(tower, 16)
     hear(reading, waves), hear(reading, waves)
     assert source.reads == [0, 1, 2, 2]
+
+
+def test_of_one_length_only_the_first_part_is_kept_in_memory(tower):
+    source = Three()
+    waves = Waves(source, tower.rate_hz, limit_bytes=4 * tower.rate_hz, clip_s=0.2)
+    for _ in range(2):
+        found = dict(waves)
+        assert {i: len(wave) for i, wave in found.items()} == {0: 3200, 2: 3200}
+        assert all(wave.base is None for wave in found.values())
+        assert np.array_equal(found[2], tiny.tone(900, 0.5)[:3200])
+    assert (source.reads, waves.bad) == ([0, 1, 2], {"b": "damaged"})
+
+
+def test_a_clip_shorter_than_the_one_length_ends_in_zeros(tower):
+    wave = dict(Waves(Three(), tower.rate_hz, clip_s=0.75))[0]
+    assert np.array_equal(wave[:8000], tiny.tone(300, 0.5))
+    assert len(wave) == 12_000
+    assert not wave[8000:].any()

@@ -1,6 +1,7 @@
-"""The tasks of M2D's evaluation (2210.14648, 2406.02032; EVAR, their package), declared.
+"""Classification tasks, declared: those of M2D's evaluation (2210.14648, 2406.02032; EVAR, their
+package), and VGGSound and RAVDESS of LAION-CLAP's and SLAP's.
 
-Lengths, parts and metrics are theirs; where lists are not public, that is said in `OwnSplit`. A new
+Lengths, parts and metrics are M2D's; where lists are not public, that is said in `OwnSplit`. A new
 task is one more entry: what the data set's own lists are called and which of their columns say
 where a clip lies, what it is and in which part; see `task.TaskSpec` and `layouts`.
 """
@@ -162,6 +163,44 @@ CREMAD = TaskSpec(
     notes="The paper has 5155, 732 and 1551 clips, of 7442 that are distributed.",
 )
 
+_ACTORS = range(1, 25)
+RAVDESS = TaskSpec(
+    name="ravdess",
+    title="RAVDESS, speech",
+    home="https://zenodo.org/record/1188976 (Audio_Speech_Actors_01-24.zip)",
+    licence="CC BY-NC-SA 4.0",
+    # modality-channel-emotion-intensity-statement-repetition-actor; 03-01: sound alone, speech
+    rows=(
+        Rows(
+            Walk(
+                ".",
+                r"(?P<file>Actor_\d\d/03-01-(?P<emotion>\d\d)-\d\d-\d\d-\d\d-(?P<actor>\d\d)\.\w+)",
+            ),
+            "{file}",
+            "{emotion}",
+            "{actor}",
+        ),
+    ),
+    names={
+        "01": "neutral",
+        "02": "calm",
+        "03": "happiness",
+        "04": "sadness",
+        "05": "anger",
+        "06": "fear",
+        "07": "disgust",
+        "08": "surprise",
+    },
+    # odd actors are men: pairs keep as many women in each fold
+    parts={f"{actor:02}": str((actor - 1) // 2 % 4 + 1) for actor in _ACTORS},
+    clip_s=5.0,
+    classes=8,
+    folds=4,
+    expected={str(fold): 360 for fold in range(1, 5)},
+    notes="Folds and length are ours: four times six actors, of which no paper says any; all clips "
+    "judge. SLAP does not say whether it asks for speech alone.",
+)
+
 _GENRE = r"(?P<file>(?P<genre>[a-z]+)/[^/]+)"
 GTZAN = TaskSpec(
     name="gtzan",
@@ -285,9 +324,36 @@ AS = replace(
     rows=(*AS20K.rows, _segments("unbalanced_train_segments", "train")),
 )
 
+_VGG_NAMES = ("{ytid}_{start:0>6}", "{ytid}_{start}", "{ytid}", "Y{ytid}")
+VGGSOUND = TaskSpec(
+    name="vggsound",
+    title="VGGSound",
+    home="https://www.robots.ox.ac.uk/~vgg/data/vggsound (vggsound.csv; the sound is YouTube's)",
+    licence="CC BY 4.0 (list)",
+    rows=(
+        Rows(
+            Csv("vggsound.csv", ("ytid", "start", "label", "part")),
+            tuple(
+                f"{place}/{name}.wav"
+                for place in ("audio", "video", "{part}")
+                for name in _VGG_NAMES
+            ),
+            "{label}",
+            "{part}",
+        ),
+    ),
+    clip_s=10.0,
+    classes=309,
+    expected={"train": 183_730, "test": 15_446},
+    may_lack=True,
+    notes="Sound in audio, video, or train and test, as YTID_000030.wav (the start in six digits; "
+    "also .mp4), YTID_30.wav, YTID.wav or YYTID.wav.",
+)
+
 DECLARED: tuple[TaskSpec, ...] = tuple(
     replace(spec, paper=published(spec.name), prompts=spec.prompts or spec.name)
     for spec in (
-        ESC50, US8K, SPCV2, VC1, VOXFORGE, CREMAD, GTZAN, NSYNTH, SURGE, FSD50K, AS20K, AS,
+        ESC50, US8K, SPCV2, VC1, VOXFORGE, CREMAD, RAVDESS, GTZAN, NSYNTH, SURGE, FSD50K, VGGSOUND,
+        AS20K, AS,
     )
 )  # fmt: skip

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -113,6 +113,16 @@ class Walk:
                     yield found.groupdict()
 
 
+class Located(Protocol):
+    """path: a template over the reader's cells; of several the first that is there counts."""
+
+    @property
+    def reader(self) -> Reader: ...
+
+    @property
+    def path(self) -> str | tuple[str, ...]: ...
+
+
 @dataclass(frozen=True)
 class Rows:
     """The clips that one reader tells of.
@@ -147,10 +157,11 @@ class AudioFiles:
         self._listed: dict[str, dict[str, str]] = {}
 
     def find(self, path: str) -> str | None:
-        """`path` as it lies there: by its name, else by the same name with another audio suffix."""
+        """`path` as it lies there: by its name, else by the same name with another audio suffix.
+        Space around a name does not count: some of Clotho's begin with it."""
         parent, _, name = path.rpartition("/")
         names = self._names(parent)
-        return names.get(name) or names.get(_stem(name))
+        return names.get(name.strip()) or names.get(_stem(name))
 
     def _names(self, parent: str) -> dict[str, str]:
         if parent not in self._listed:
@@ -159,29 +170,48 @@ class AudioFiles:
             audio = [name for name in names if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES]
             prefix = f"{parent}/" if parent else ""
             stems = {_stem(name): f"{prefix}{name}" for name in reversed(audio)}
-            self._listed[parent] = stems | {name: f"{prefix}{name}" for name in audio}
+            self._listed[parent] = stems | {name.strip(): f"{prefix}{name}" for name in audio}
         return self._listed[parent]
 
 
 def _stem(name: str) -> str:
     """Without the suffix, where that is one of audio: Freesound's and YouTube's ids hold dots."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in AUDIO_SUFFIXES else name
+    stem, dot, suffix = name.strip().rpartition(".")
+    return stem if dot and f".{suffix.lower()}" in AUDIO_SUFFIXES else name.strip()
 
 
-def entries(rows: Rows, folder: Path, files: AudioFiles) -> Iterator[Entry]:
-    """Raises DataError where a file is missing, or lacks a column that a template names."""
-    paths = (rows.path,) if isinstance(rows.path, str) else rows.path
-    for cells in rows.reader.cells(folder):
+def located(
+    reader: Reader, paths: str | tuple[str, ...], folder: Path, files: AudioFiles, *templates: str
+) -> Iterator[tuple[str, bool, list[str]]]:
+    """Of each row: where its clip lies, whether it is there, and `templates` filled in. Of several
+    paths it is the first that is there, else the first. Raises DataError where a file is missing,
+    or lacks a column that a template names."""
+    for cells in reader.cells(folder):
         try:
-            candidates = [path.format_map(cells) for path in paths]
-            label, part = rows.labels.format_map(cells), rows.part.format_map(cells)
+            wanted = [path.format_map(cells) for path in _several(paths)]
+            filled = [template.format_map(cells) for template in templates]
         except KeyError as error:
             has = ", ".join(cells)
             raise DataError(
-                f"{folder / rows.reader.file}: no column {error.args[0]!r}; it has {has}"
+                f"{folder / reader.file}: no column {error.args[0]!r}; it has {has}"
             ) from None
-        found = next(filter(None, map(files.find, candidates)), None)
+        found = next(filter(None, map(files.find, wanted)), None)
+        yield found or wanted[0], found is not None, filled
+
+
+def entries(rows: Rows, folder: Path, files: AudioFiles) -> Iterator[Entry]:
+    """Raises DataError as `located`."""
+    told = located(rows.reader, rows.path, folder, files, rows.labels, rows.part)
+    for path, found, (label, part) in told:
         labels = [label] if rows.separator is None else label.split(rows.separator)
         named = tuple(dict.fromkeys(filter(None, (each.strip() for each in labels))))
-        yield Entry(found or candidates[0], found is not None, named, part)
+        yield Entry(path, found, named, part)
+
+
+def templates_of(rows: Iterable[Located]) -> tuple[str, ...]:
+    """Where the clips lie, as templates over the columns, each once."""
+    return tuple(dict.fromkeys(path for each in rows for path in _several(each.path)))
+
+
+def _several(paths: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else paths

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from echoic.data.clips import Source, SubsetSource
 from echoic.data.labels import Labels, PerClip
 from echoic.data.sources import FileSource
-from echoic.data.tasks.layouts import Csv, Rows
+from echoic.data.tasks.layouts import Csv, Rows, templates_of
 from echoic.data.tasks.paper import Published
 from echoic.types import DataError
 
@@ -98,8 +98,7 @@ class TaskSpec:
     @property
     def audio(self) -> tuple[str, ...]:
         """Where the clips lie, as templates over the columns."""
-        paths = [(r.path,) if isinstance(r.path, str) else r.path for r in self.rows]
-        return tuple(dict.fromkeys(path for group in paths for path in group))
+        return templates_of(self.rows)
 
     def absent(self, folder: Path) -> list[str]:
         """What of `needs` is not there."""
