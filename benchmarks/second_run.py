@@ -6,7 +6,8 @@
 `echoic.evaluate.evaluate` on WAV files with five captions and one tag each: retrieval both ways,
 zero-shot classification, the space, all with intervals, as JSON; without captions of a decoder.
 Models of SLAP's sizes small and nano with random weights, which cost as much as any; loading them
-is not counted. One thread, CPU seconds. Each run opens the cache anew.
+is not counted. One thread, also of NumPy's library of matrices (a second one that waits would be
+counted), CPU seconds. Each run opens the cache anew.
 
 second_run_speedup: seconds of the first run, with an empty cache, over those of the second; small.
 seconds_beyond_encoding: of the first run, all but the calls that read and encode clips and texts.
@@ -16,6 +17,8 @@ nano_...: the same of nano, which encodes so fast that the figures themselves we
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -115,6 +118,8 @@ def measure(model: TimedModel, source: FileSource, folder: Path) -> dict[str, fl
 
 def main() -> None:
     """Measure, print."""
+    if os.environ.get("OMP_NUM_THREADS") != "1":  # is read when NumPy is loaded
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "OMP_NUM_THREADS": "1"})
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     clips = 50 if parser.parse_args().quick else 1000

@@ -38,7 +38,7 @@ from echoic.encoders.generation import Beam, Search
 from echoic.encoders.sentences import SentenceEncoder, is_local, sentence_encoder
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.zeroshot import LAION_TEMPLATE, class_vectors
-from echoic.hub import find_model
+from echoic.hub import find_model, push_to_hub, save_pretrained
 from echoic.items import BLOCK_S, Stretch, as_items, hear_items, item_name, shortest_first
 from echoic.listening import AudioTower, Piece, clip_vectors, listening
 from echoic.model import ModelSpec
@@ -207,6 +207,18 @@ class EchoicModel:
         if given is None and named is not None and (is_own(named) or is_local(named)):
             return _sentences(spec, named, str(self.device))
         return given
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """A folder for the Hub: weights, description, tokenizer, card."""
+        save_pretrained(self._content, Path(folder))
+
+    def push_to_hub(self, name: str, *, private: bool = False) -> str:
+        """The same as a repository owner/name of the Hub; returns its address."""
+        return push_to_hub(self._content, name, private=private)
+
+    @property
+    def _content(self) -> ModelFile:
+        return ModelFile(self.network, self._tokenizer, self.card)
 
     @property
     def reads(self) -> Literal["words", "ids", "nothing"]:

@@ -11,10 +11,11 @@ N clips, M captions, C classes, I items, D embedding width, T samples.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +28,7 @@ from echoic.embeddings import VectorCache, hear_parts, read_texts, unheard
 from echoic.encoders.generation import Beam
 from echoic.encoders.generation import Search as CaptionSearch
 from echoic.eval.bootstrap import Bootstrap, Interval
-from echoic.eval.captioning import AsWritten, Judge, score_captions
+from echoic.eval.captioning import score_captions
 from echoic.eval.evaluation import Captioned, Evaluation, Search, ZeroShot
 from echoic.eval.order import ALL, order_accuracy
 from echoic.eval.ranks import Floats, unit_rows
@@ -39,11 +40,10 @@ from echoic.eval.zeroshot import (
     class_vectors,
     classify,
 )
+from echoic.judges import Judges
 from echoic.types import DataError
 
 log = logging.getLogger("echoic.evaluate")
-
-Judges: TypeAlias = Mapping[str, Judge | AsWritten]
 
 SYNTH_PROMPTS = ("{label}", "the sound of {label}")
 MEASURES = ("retrieval", "zero_shot", "captioning")
@@ -94,10 +94,10 @@ def evaluate(
 
     name: of the data, for the report. measures: which of these. labels: all classes, in words;
     None: the tags that there are. map10: of audio to text, see `eval.retrieval`. captions: how they
-    are written; None: not at all, which is much quicker. judges: of them, see `score_captions`.
-    cache: of vectors, see `echoic.embeddings`; captions are written each time. A clip that cannot
-    be heard is named in the log and left out. Raises DataError where none is left, or a tag is none
-    of `labels`.
+    are written; None: not at all, which is much quicker. judges: of them beside our own figures, as
+    `echoic.judges.available_judges` gives them. cache: of vectors, see `echoic.embeddings`;
+    captions are written each time. A clip that cannot be heard is named in the log and left out.
+    Raises DataError where none is left, or a tag is none of `labels`.
     """
     heard = hear(model, source, cache=cache)
     embed_text = partial(read_texts, model, cache=cache)
@@ -118,7 +118,7 @@ def evaluate(
         zero_shot = ZeroShot(classify(scores, right), labels, scale_of(model) * scores, names)
         protocol.append(
             f"Zero-shot classification: {len(labels)} classes, each put in the sentence "
-            f" “{template}”; a clip goes to the nearest sentence."
+            f"“{template}”; a clip goes to the nearest sentence."
         )
     return Evaluation(
         model=describe(model),
@@ -143,11 +143,12 @@ def evaluate_synth(
     scenes: Source | None = None,
     processes: int = 1,
     captions: CaptionSearch | None = Beam(),
+    judges: Judges | None = None,
     bootstrap: Bootstrap | None = None,
     cache: VectorCache | None = None,
 ) -> Evaluation:
     """Retrieval, zero-shot classification of single events, order and attributes, on the test split
-    of the corpus; captions and cache as in `evaluate`.
+    of the corpus; captions, judges and cache as in `evaluate`.
 
     measures: which of these; no more is rendered than they need. scenes: a source to search instead
     of drawn scenes, such as the corpus's own test shards. processes: that render.
@@ -170,12 +171,12 @@ def evaluate_synth(
     else:
         scenes, heard = SceneSource(drawn), Heard(list(range(len(drawn))), drawn_vectors, {})
     clips = [scenes.clips[i] for i in heard.kept]
-    names = [", ".join(clip.tags[:2]) for clip in clips]
+    names = _told_apart([", ".join(clip.tags[:2]) for clip in clips])
     search = captioned = zero_shot = None
     if "retrieval" in measures:
         search = _search(embed_text, clips, heard.vectors, names)
     if "captioning" in measures:
-        captioned = _captioned(model, scenes, heard.kept, names, captions)
+        captioned = _captioned(model, scenes, heard.kept, names, captions, judges)
     if singles:
         zero_shot = _synth_zero_shot(embed_text, singles, single_vectors, scale_of(model))
     pairs, attributes = _synth_pairs(embed_text, items, item_vectors, boot)
@@ -285,8 +286,11 @@ def _captioned(
     told = [(i, name) for i, name in zip(kept, names, strict=True) if source.clips[i].captions]
     found = model.caption((source.read(i, model.rate_hz) for i, _ in told), how=how)
     references = [source.clips[i].captions for i, _ in told]
-    scores = score_captions(found, references, judges=judges)
-    return Captioned(scores, [name for _, name in told], found, references)
+    scores = score_captions(found, references)
+    if judges is not None:
+        scores, judges = judges.add_to(scores, found, references)
+    told_by = "" if judges is None else str(judges)
+    return Captioned(scores, [name for _, name in told], found, references, told_by)
 
 
 def _classes(clips: Sequence[Clip], labels: Sequence[str] | None) -> list[str]:
@@ -350,6 +354,16 @@ def _synth_pairs(
     return by_kind, over[ALL]
 
 
+def _told_apart(names: Iterable[str]) -> list[str]:
+    """The second of a name is "name (2)": by their names clips are known when models are
+    compared."""
+    seen, found = Counter[str](), list[str]()
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
+
+
 def _about(name: str, clips: Sequence[Clip], bad: dict[str, str]) -> dict[str, Any]:
     captions = sum(len(clip.captions) for clip in clips)
     hours = round(sum(clip.duration_s or 0.0 for clip in clips) / 3600, 4)
@@ -395,7 +409,8 @@ def _captioning_words(done: Captioned | None, how: CaptionSearch | None) -> list
         return []
     return [
         f"Captioning: {len(done.captions)} clips, each captioned once, by {how}, and held against "
-        "all its captions. BLEU, ROUGE-L and CIDEr-D as COCO's evaluation code computes them."
+        "all its captions. BLEU, ROUGE-L and CIDEr-D as COCO's evaluation code computes them.",
+        *([f"Captions' {done.judges}."] if done.judges else []),
     ]
 
 

@@ -19,14 +19,8 @@ from echoic.data.synth.corpus import SceneSource
 from echoic.data.synth.events import Scene
 from echoic.data.tasks.timed import TimedTask
 from echoic.eval.bootstrap import Bootstrap
-from echoic.eval.events import (
-    COLLAR_S,
-    OFFSET_SHARE,
-    SEGMENT_S,
-    EventsResult,
-    Span,
-    judge_events,
-)
+from echoic.eval.events import COLLAR_S, OFFSET_SHARE, SEGMENT_S, Span, judge_events
+from echoic.eval.events_result import EventsResult, counts_of
 from echoic.eval.psds import PSDS1, PSDS2, RESAMPLES, Scenario, Scored, Timed
 from echoic.eval.zeroshot import LAION_TEMPLATE
 from echoic.evaluate import SYNTH_PROMPTS, describe
@@ -96,6 +90,7 @@ def evaluate_events(
         events=sum(len(each.truth) for each in recordings),
         words=(_tagging_words(templates, fine, len(labels)), *_judging_words(how, boot)),
         bad=bad,
+        counts=counts_of(found, recordings, labels),
     )
 
 

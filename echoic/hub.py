@@ -2,16 +2,22 @@
 and checked.
 
 Nothing reaches the network unless the user names something to fetch; with HF_HUB_OFFLINE=1 only
-what was fetched before is found.
+what was fetched before is found. Weights are compared with the Hub's own check sum when they are
+fetched.
+
+And the way back: `save_pretrained` writes a model as a folder for the Hub, `push_to_hub` uploads
+it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import re
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from echoic.convert.huggingface import (
@@ -23,16 +29,18 @@ from echoic.convert.huggingface import (
     TOKENIZER_CONFIG,
 )
 from echoic.convert.known import KnownModel, known_model
-from echoic.convert.native import FILE_NAME
+from echoic.convert.native import FILE_NAME, FORMAT, ModelFile, replacing, save_model
 from echoic.convert.open import model_in
 from echoic.convert.torch_file import SUFFIXES
 from echoic.encoders.published import hub_file
+from echoic.export.card import model_card
 from echoic.types import CheckpointError, first_line
 
 log = logging.getLogger("echoic.hub")
 
 # owner/name and an optional @revision, in the Hub's own letters
 _HUB_NAME = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 # All that a model needs; weights that are a pickle are fetched where there are no others.
 _WANTED = [
     FILE_NAME, CONFIG, PREPROCESSOR, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG, "vocab.json",
@@ -103,7 +111,9 @@ def _known(model: KnownModel, asked: str, revision: str) -> Path:
     if model.file is None:
         return _repository(model.repo, asked, revision)
     with _told(asked):
-        return hub_file(model.repo, model.file, revision)
+        file = hub_file(model.repo, model.file, revision)
+    _check_fetched(file)
+    return file
 
 
 def _repository(repo: str, asked: str, revision: str) -> Path:
@@ -116,7 +126,9 @@ def _repository(repo: str, asked: str, revision: str) -> Path:
             snapshot_download(repo, revision=revision or None, allow_patterns=[PICKLED])
     if not any((folder / name).is_file() for name in (FILE_NAME, PICKLED)):
         raise CheckpointError(f"{asked}: its repository has neither {FILE_NAME} nor {PICKLED}")
-    return model_in(folder)
+    found = model_in(folder)
+    _check_fetched(_weights(found))
+    return found
 
 
 @contextmanager
@@ -133,8 +145,74 @@ def _told(asked: str) -> Iterator[None]:
         ) from None
 
 
+def _check_fetched(weights: Path) -> None:
+    """Once, against the SHA-256 that the Hub gives of large files: by it the cache names them. A
+    mark beside the file says that it was done. Raises CheckpointError; the file is then gone."""
+    blob = weights.resolve()
+    mark = blob.with_name(f"{blob.name}.checked")
+    if not _DIGEST.fullmatch(blob.name) or not blob.is_file() or mark.exists():
+        return
+    try:
+        _check_digest(blob, blob.name)
+    except CheckpointError:
+        weights.unlink()
+        blob.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{weights}: came damaged from the Hub (its SHA-256 is not {blob.name}) and was "
+            "removed; fetch it again"
+        ) from None
+    with suppress(OSError):  # a cache that others share may not be ours to write to
+        mark.touch()
+
+
 def _check_digest(file: Path, wanted: str) -> None:
     with file.open("rb") as opened:
         found = hashlib.file_digest(opened, "sha256").hexdigest()
     if found != wanted.lower():
         raise CheckpointError(f"{file}: its SHA-256 is {found}, not {wanted}; fetch it again")
+
+
+# -- the way back ----------------------------------------------------------------------------------
+
+
+def save_pretrained(content: ModelFile, folder: Path, *, name: str | None = None) -> None:
+    """A model as a folder for the Hub, which `echoic.load` opens: model.safetensors (with its
+    tokenizer and card), config.json, tokenizer.json and README.md. A README.md that is there stays:
+    people write in it. name: by which the card says it is loaded. Raises CheckpointError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_model(folder / FILE_NAME, content)
+    spec = content.model.spec.model_dump(mode="json")
+    config = {"model_type": "echoic", "format": FORMAT, "space_id": content.model.space_id()}
+    _write(folder / CONFIG, json.dumps(config | {"spec": spec}, indent=2) + "\n")
+    if content.tokenizer is not None:
+        _write(folder / TOKENIZER, content.tokenizer.to_json())
+    if not (folder / "README.md").exists():
+        _write(folder / "README.md", model_card(content, name=name or str(folder)))
+
+
+def push_to_hub(
+    content: ModelFile,
+    name: str,
+    *,
+    private: bool = False,
+    message: str = "Upload a model of echoic's",
+) -> str:
+    """The same folder as the repository owner/name, made where there is none; a card that stands
+    there already stays. Returns its address. Raises CheckpointError."""
+    from huggingface_hub import HfApi
+
+    if not _HUB_NAME.fullmatch(name) or "@" in name:
+        raise CheckpointError(f"{name}: a repository on the Hub is named owner/name")
+    hub = HfApi()
+    with tempfile.TemporaryDirectory() as scratch, _told(name):
+        address = hub.create_repo(name, private=private, exist_ok=True)
+        save_pretrained(content, Path(scratch), name=name)
+        if hub.file_exists(name, "README.md"):
+            Path(scratch, "README.md").unlink()
+        hub.upload_folder(repo_id=name, folder_path=scratch, commit_message=message)
+    return str(address)
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, "utf-8")

@@ -10,10 +10,11 @@ n texts, L tokens, D width.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,21 @@ from torch import Tensor, nn
 from echoic.convert.torch_file import read_state_dict
 from echoic.encoders.published import published_tokenizer
 from echoic.encoders.sentences import sentence_encoder
-from echoic.eval.caption_judges import lacking_for_meteor, lacking_for_spice, meteor, spice
-from echoic.eval.captioning import AsWritten, Judge
+from echoic.eval.caption_judges import (
+    lacking_for_meteor,
+    lacking_for_spice,
+    meteor,
+    require,
+    spice,
+)
+from echoic.eval.captioning import AsWritten, Captioning, Judge
 from echoic.eval.fense import Fense
 from echoic.types import CheckpointError, ConfigError, first_line
 
 if TYPE_CHECKING:
     from transformers import BertConfig
+
+log = logging.getLogger("echoic.judges")
 
 JUDGES = ("meteor", "spice", "fense")
 
@@ -54,11 +63,26 @@ class Judges:
     """there: for `score_captions`. missing: the line that says what is lacking. Both by name."""
 
     there: Mapping[str, Judge | AsWritten]
-    missing: Mapping[str, str]
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         there = ", ".join(map(str.upper, self.there)) or "none beside our own figures"
         return "; ".join([f"judges: {there}", *self.missing.values()])
+
+    def add_to(
+        self, scores: Captioning, captions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> tuple[Captioning, Judges]:
+        """With what all of them say, and those that said it. One whose program fails is told and
+        left out: what was written took far longer than judging it."""
+        there, missing = dict[str, Judge | AsWritten](), dict(self.missing)
+        for name, judge in self.there.items():
+            try:
+                scores = scores.judged_by(name, judge, captions, references)
+                there[name] = judge
+            except ConfigError as error:
+                missing[name] = str(error)
+                log.warning("captions are not judged by %s: %s", name.upper(), error)
+        return scores, Judges(there, missing)
 
 
 def available_judges(folder: str | os.PathLike[str] | None = None) -> Judges:
@@ -84,18 +108,13 @@ def find_judges(
             found[name] = AsWritten(load_fense(folder))
         elif name in _PROGRAMS:
             found[name], lacking = _PROGRAMS[name]
-            _check(name, lacking())
+            require(name.upper(), lacking())
         else:
             raise ConfigError(f"unknown caption figure {name!r}; known: {', '.join(JUDGES)}")
     return found
 
 
 _PROGRAMS = {"meteor": (meteor, lacking_for_meteor), "spice": (spice, lacking_for_spice)}
-
-
-def _check(name: str, missing: list[str]) -> None:
-    if missing:
-        raise ConfigError(f"{name.upper()} needs {' and '.join(missing)}")
 
 
 # -- FENSE ---------------------------------------------------------------------------------------
@@ -118,7 +137,7 @@ def load_fense(folder: str | os.PathLike[str] | None = None) -> Fense:
     missing = [] if detector.is_file() else [f"{detector} ({_ADDRESS}/{DETECTOR})"]
     missing += [] if sentences else [f"{SENTENCES} (hf download {SENTENCES})"]
     missing += [] if tokenizer else [f"{TOKENIZER} (hf download {TOKENIZER} tokenizer.json)"]
-    _check("fense", missing)
+    require("FENSE", missing)
     return Fense(sentence_encoder(str(sentences)), ErrorDetector(detector, str(tokenizer)))
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from echoic.api import EchoicModel
 from echoic.data.clips import RecaptionedSource, SubsetSource
 from echoic.data.synth.corpus import draw_scenes
-from echoic.data.tasks import find_spec, open_spec
+from echoic.data.tasks import Spec, find_spec, open_spec
 from echoic.data.tasks.captioned import CaptionedSpec, CaptionedTask
 from echoic.data.tasks.paper import Published
 from echoic.data.tasks.task import Task, TaskSpec
@@ -26,7 +26,7 @@ from echoic.data.tasks.timed import TimedTask
 from echoic.embeddings import VectorCache
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.evaluation import Evaluation
-from echoic.eval.events import EventsResult
+from echoic.eval.events_result import EventsResult
 from echoic.eval.protocols import M2D, Protocol, family_protocol
 from echoic.eval.suite_entry import Entry, Result, filled
 from echoic.eval.task_result import TaskResult
@@ -137,15 +137,24 @@ def measured(model: EchoicModel, plan: Entry, folder: Path | None, how: How) -> 
     if reason := unable(model, plan.measure):
         raise ConfigError(f"{plan.name}: {reason}")
     heard, paper, started = heard_as(model, how), tuple[Published, ...](), perf_counter()
+    expected = 0
     result: Result
     if plan.task == CORPUS:
         result = _of_corpus(heard, plan.measure, how)
     else:
         assert folder is not None
-        paper = find_spec(plan.task).paper
+        spec = find_spec(plan.task)
+        paper, expected = spec.paper, _expected(spec, how)
         result = _MEASURES[plan.measure](heard, open_spec(plan.task, folder), how)
     found = filled(plan, result, paper, how.protocol.models)
-    return replace(found, seconds=perf_counter() - started)
+    return replace(found, expected=expected, seconds=perf_counter() - started)
+
+
+def _expected(spec: Spec, how: How) -> int:
+    """How many clips judge as published; 0 where that is not known."""
+    if not (isinstance(spec, TaskSpec) and spec.folds):
+        return spec.expected.get("test", 0)
+    return sum(count for fold, count in spec.expected.items() if fold in (how.folds or (fold,)))
 
 
 def heard_as(model: EchoicModel, how: How) -> EchoicModel:
@@ -187,6 +196,7 @@ def _of_corpus(model: EchoicModel, what: str, how: How) -> Result:
         size,
         measures=(what,),
         processes=how.processes if worth else 1,
+        judges=available_judges() if what == "captioning" else None,
         bootstrap=how.bootstrap,
         cache=how.cache,
     )
@@ -242,18 +252,16 @@ def _retrieval(model: EchoicModel, task: CaptionedTask, how: How) -> Evaluation:
 
 
 def _captioning(model: EchoicModel, task: CaptionedTask, how: How) -> Evaluation:
-    judges = available_judges()
     found = evaluate(
         model,
         _judging(task),
         name=task.spec.title,
         measures=("captioning",),
-        judges=judges.there,
+        judges=available_judges(),
         bootstrap=how.bootstrap,
         cache=how.cache,
     )
-    told = replace(found, protocol=(*found.protocol, f"Captions' {judges}."))
-    return _with_missing(told, task)
+    return _with_missing(found, task)
 
 
 def _judging(task: CaptionedTask) -> SubsetSource:

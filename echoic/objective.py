@@ -25,7 +25,9 @@ from echoic.listening import AudioTower
 from echoic.model import LanguageAudioModel
 from echoic.nn.masking import RandomMask
 from echoic.nn.vit import Vit
+from echoic.objectives.chunked import Chunked, Meeting
 from echoic.objectives.contrastive import unit_contrastive_loss
+from echoic.objectives.gather import OwnQueries
 from echoic.objectives.masked_duo import (
     ColumnPredictor,
     MaskedDuo,
@@ -37,6 +39,7 @@ from echoic.objectives.masked_duo_task import (
     SentenceContrast,
     VisibleContrastTask,
 )
+from echoic.objectives.ring import Ring
 from echoic.objectives.second_task import (
     LabelSecond,
     NoisyFrames,
@@ -85,6 +88,8 @@ def make_task(
         _synchronised(model),
         weight=objectives.contrastive,
         augment=recipe.frame_augment.seeded,
+        ranks=_meeting(objectives),
+        whole_step=objectives.negatives == "step",
     )
 
 
@@ -141,6 +146,13 @@ def _synchronised(model: LanguageAudioModel) -> LanguageAudioModel:
     return model
 
 
+def _meeting(objectives: ObjectiveSpec) -> Meeting:
+    """How the rows of all processes meet."""
+    forms = {"whole": OwnQueries, "chunked": Chunked, "ring": Ring}
+    meeting: Meeting = forms[objectives.scores]()
+    return meeting
+
+
 def _without_gradient(*parts: nn.Module | None) -> None:
     """Of parts that no loss reaches."""
     for part in filter(None, parts):
@@ -168,6 +180,8 @@ def _slap(recipe: Recipe, model: LanguageAudioModel) -> SlapTask:
         parallel_captions=objectives.parallel_captions,
         shared_view=objectives.shared_view,
         augment=recipe.frame_augment.seeded,
+        ranks=_meeting(objectives),
+        whole_step=objectives.negatives == "step",
     )
 
 
@@ -188,6 +202,8 @@ def _visible(
         sentences=sentences,
         frozen=objectives.frozen,
         weight=objectives.contrastive,
+        ranks=_meeting(objectives),
+        whole_step=objectives.negatives == "step",
     )
 
 
@@ -202,7 +218,10 @@ def _masked(
     source: Source | None,
     sentences: Sentences | None,
 ) -> M2dTask:
-    weight = recipe.objectives.contrastive
+    objectives, weight = recipe.objectives, recipe.objectives.contrastive
+    contrast = None
+    if weight and sentences:
+        contrast = SentenceContrast(sentences, weight, ranks=_meeting(objectives))
     with isolated_rng(recipe.run.seed):
         duo = _duo(masked, tower)
         second = _second(masked.second, tower, source) if masked.second else None
@@ -217,10 +236,11 @@ def _masked(
         decay=masked.decay,
         steps=recipe.optim.steps,
         weight=masked.weight,
-        contrast=SentenceContrast(sentences, weight) if weight and sentences else None,
+        contrast=contrast,
         second=second,
         second_weight=masked.second.weight if masked.second else 0.0,
         disturb=_noise(masked.noise, tower, cache_bytes) if masked.noise else None,
+        whole_step=contrast is not None and objectives.negatives == "step",
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from echoic.api import save_tested
 from echoic.convert.native import FILE_NAME, ModelFile
@@ -27,9 +28,10 @@ from echoic.model import LanguageAudioModel, ModelSpec, build
 from echoic.objective import heard_s, make_task
 from echoic.reading import Reading, made_by, sentence_store
 from echoic.recipes.recipe import Recipe
-from echoic.start import measured_front_end, start, write_text
+from echoic.start import Weights, measured_front_end, start, write_text
 from echoic.train.checkpoint import Checkpoints, load_weights
 from echoic.train.loop import TrainResult, train
+from echoic.train.world import ALONE, World, current
 from echoic.validation import evaluation
 
 RECIPE_FILE = "recipe.yaml"
@@ -56,12 +58,73 @@ def pretrain(
     """Train `recipe` on `source` in `folder`. valid: held-out clips for the evaluations inside the
     training.
 
-    Raises ConfigError, DataError, CheckpointError and what decoding raises, each one line.
+    Where torchrun started several processes, all call it; the first writes the files and tells.
+    Raises ConfigError, DataError, CheckpointError, LostError and what decoding raises, each one
+    line.
     """
+    world = current()
     there = Checkpoints(folder / "checkpoints", recipe.run.keep_last)
     if not resume:
         there.require_none()  # before anything is made for a training that may not begin
-    fresh = not there.steps()
+    console = console if world.first else None
+    fresh = world.of_first(lambda: not there.steps())
+    with world.first_alone():
+        begun = _begun(recipe, source, valid, folder, console, fresh=fresh and world.first)
+        resolved, reading = begun.recipe, begun.reading
+        if fresh and world.first:  # what belongs to a training that lies here stays as it is
+            write_text(folder / RECIPE_FILE, resolved.to_yaml())
+    model, task = _made(begun, source)
+    if console is not None:
+        told = _told(model, resolved.model, world)
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+    result = train(
+        task,
+        make_loader(resolved, source, model, reading.tokenize, threads=threads, world=world),
+        optim=recipe.optim,
+        run=recipe.run,
+        folder=folder,
+        evaluate=evaluation(valid, reading, model) if valid is not None else None,
+        resume=resume,
+        console=console,
+        sample_rate_hz=model.audio.rate_hz,
+        config=resolved,
+        world=world,
+    )
+    if not result.finished:
+        return Pretrained(result, None)
+    file = folder / FILE_NAME
+    if world.first:
+        if world.store is not None and recipe.run.parallel == "fsdp":
+            model, task = _made(begun, source)  # this one's weights are cut up
+        load_weights(task, folder, averaged=recipe.optim.ema is not None)
+        content = ModelFile(model.cpu(), reading.tokenizer, _card(resolved, source, result))
+        save_tested(file, content)
+    world.of_first(lambda: None)  # so that the file is there for all
+    return Pretrained(result, file)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The recipe with what the data decide, what is read of captions, and published weights."""
+
+    recipe: Recipe
+    reading: Reading
+    weights: tuple[Weights, ...]
+
+
+def _begun(
+    recipe: Recipe,
+    source: Source,
+    valid: Source | None,
+    folder: Path,
+    console: Console | None,
+    *,
+    fresh: bool,
+) -> _Begun:
+    """fresh: what is learnt or measured of the data is written to `folder`; else it is read there.
+
+    Raises ConfigError, DataError, CheckpointError.
+    """
     begun = start(recipe, source, folder / "tokenizer.json", fresh=fresh)
     spec = begun.spec
     store = sentence_store(recipe, source, valid, folder, console)
@@ -71,33 +134,19 @@ def pretrain(
         front_end = measured_front_end(recipe, source, folder / "statistics.json", fresh=fresh)
         spec = spec.model_copy(update={"front_end": front_end})
     reading = Reading(begun.tokenizer, store)
-    resolved = recipe.model_copy(update={"model": spec})
-    if fresh:  # what belongs to a training that lies here stays as it is
-        write_text(folder / RECIPE_FILE, resolved.to_yaml())
-    model = build(spec, seed=recipe.run.seed)
-    if console is not None:
-        console.print(_told(model, spec), markup=False, highlight=False, soft_wrap=True)
+    return _Begun(recipe.model_copy(update={"model": spec}), reading, begun.weights)
+
+
+def _made(begun: _Begun, source: Source) -> tuple[LanguageAudioModel, nn.Module]:
+    """The model as the training begins with it, and the task that it learns by."""
+    model = build(begun.recipe.model, seed=begun.recipe.run.seed)
     for weights in begun.weights:
         weights.load_into(model)
-    task = make_task(resolved, model, source=source, sentences=reading.sentences)
-    result = train(
-        task,
-        make_loader(resolved, source, model, reading.tokenize, threads=threads),
-        optim=recipe.optim,
-        run=recipe.run,
-        folder=folder,
-        evaluate=evaluation(valid, reading, model) if valid is not None else None,
-        resume=resume,
-        console=console,
-        sample_rate_hz=model.audio.rate_hz,
-        config=resolved,
-    )
-    if not result.finished:
-        return Pretrained(result, None)
-    load_weights(task, folder, averaged=recipe.optim.ema is not None)
-    file = folder / FILE_NAME
-    save_tested(file, ModelFile(model, begun.tokenizer, _card(resolved, source, result)))
-    return Pretrained(result, file)
+    device = current().device
+    model.to(device)
+    sentences = begun.reading.sentences
+    task = make_task(begun.recipe, model, source=source, sentences=sentences)
+    return model, task.to(device)
 
 
 def make_loader(
@@ -107,8 +156,10 @@ def make_loader(
     tokenize: Tokenize | None,
     *,
     threads: int = 1,
+    world: World = ALONE,
 ) -> Loader:
-    """The recipe's batches of `source`. tokenize: None for sound alone."""
+    """The recipe's batches of `source`, of several ranks this one's. tokenize: None for sound
+    alone."""
     data = recipe.data
     longest_s = min(data.max_s, heard_s(recipe, model.audio))
     return Loader(
@@ -125,17 +176,20 @@ def make_loader(
         threads=threads,
         max_bad_share=data.max_bad_share,
         cache_bytes=data.cache_mb * 2**20,
+        rank=world.rank,
+        ranks=world.size,
     )
 
 
-def _told(model: LanguageAudioModel, spec: ModelSpec) -> str:
+def _told(model: LanguageAudioModel, spec: ModelSpec, world: World) -> str:
     sizes = [
         sum(p.numel() for p in part.parameters()) / 1e6 for part in (model, model.audio, model.text)
     ]
     hears = f"{spec.front_end.rate_hz} Hz, up to {spec.max_s:g} s at once"
-    return (
+    told = (
         "model: {:.2f} M parameters (audio {:.2f} M, text {:.2f} M); hears ".format(*sizes) + hears
     )
+    return told if world.size == 1 else f"{told}; {world.size} processes"
 
 
 def _card(recipe: Recipe, source: Source, result: TrainResult) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def _items(name: str) -> list[Item]:
     task, _, what = name.partition("/")
     known = (CORPUS, *TASKS, *CAPTIONED, *TIMED)
     if task not in known:
-        raise ConfigError(f"no suite or task {name!r}; {close_to(name, [*SUITES, *known])}")
+        names = dict.fromkeys([*SUITES, *known])
+        raise ConfigError(f"no suite or task {name!r}; {close_to(name, names)}")
     measures = measures_of(task)
     if what and what not in measures:
         raise ConfigError(f"{task} has no measure {what!r}; it has {', '.join(measures)}")

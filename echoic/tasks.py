@@ -34,7 +34,7 @@ from echoic.finetune.task_words import (
     length_words,
     means_words,
 )
-from echoic.types import AudioError, DataError
+from echoic.types import AudioError, ConfigError, DataError
 
 log = logging.getLogger("echoic.tasks")
 
@@ -147,7 +147,12 @@ def _keys(task: Task, clips: Iterable[int]) -> list[str]:
 def task_prompts(spec: TaskSpec, asked: str) -> Prompts:
     """Of a paper ("laion", "m2d", "slap") for this task; else as `find_prompts`. Raises
     ConfigError."""
-    return paper_prompts(asked, spec.prompts) if asked in PAPERS else find_prompts(asked)
+    if asked in PAPERS:
+        return paper_prompts(asked, spec.prompts)
+    try:
+        return find_prompts(asked)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; or a paper: {', '.join(PAPERS)}") from None
 
 
 def fitted(

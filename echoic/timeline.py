@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -81,8 +81,8 @@ class Timeline:
     labels: tuple[str, ...]
     step_s: float
     duration_s: float
-    cosines: Floats
-    probabilities: Floats
+    cosines: Floats = field(repr=False)
+    probabilities: Floats = field(repr=False)
 
     @property
     def times_s(self) -> Floats:

@@ -728,3 +728,14 @@ def test_a_saved_m2d_gives_the_same_bits(tmp_path, projector, text):
     if text != "none":
         assert torch.equal(loaded.embed_text(SENTENCES), before.embed_text(SENTENCES))
     assert loaded.reads == before.reads
+
+
+def test_a_saved_folder_opens_as_the_same_model(tmp_path):
+    ours = model()
+    ours.save_pretrained(tmp_path / "folder")
+    again = echoic.load(tmp_path / "folder")
+    assert again.space_id == ours.space_id
+    sound = noise(0.5)
+    torch.testing.assert_close(
+        again.embed_audio([(sound, RATE)]), ours.embed_audio([(sound, RATE)]), rtol=0, atol=0
+    )

@@ -19,7 +19,8 @@ from echoic.eval.captioning import Scores, score_captions
 from echoic.eval.retrieval import retrieval_metrics
 from echoic.eval.space import Space, measure_space
 from echoic.evaluate import MEASURES, SYNTH_MEASURES, SynthSize, evaluate, evaluate_synth
-from echoic.types import AudioError, DataError
+from echoic.judges import Judges
+from echoic.types import AudioError, ConfigError, DataError
 from tests import tiny
 
 BOOT = Bootstrap(seed=0, resamples=50)
@@ -134,10 +135,42 @@ def test_captions_are_also_judged_by_those_handed_in(captioner):
         return Scores(np.array([float(len(text)) for text in said]))
 
     found = evaluate(
-        captioner, Tones(["a", "b"]), measures=["captioning"], judges={"long": long}, bootstrap=BOOT
+        captioner,
+        Tones(["a", "b"]),
+        measures=["captioning"],
+        judges=Judges({"long": long}, {"spice": "SPICE needs Java"}),
+        bootstrap=BOOT,
     )
     assert found.metrics["captioning/long"].value > 0
+    assert "Captions' judges: LONG; SPICE needs Java." in found.protocol
     assert found.search is None
+
+
+def test_a_judge_whose_program_fails_is_told_and_left_out(captioner, caplog):
+    def failing(said, wanted):
+        raise ConfigError("SPICE's program ended with exit code 1")
+
+    found = evaluate_synth(
+        captioner,
+        SIZE,
+        measures=["captioning"],
+        captions=Greedy(),
+        judges=Judges({"spice": failing}),
+        bootstrap=BOOT,
+    )
+    assert "captioning/cider_d" in found.metrics
+    assert "captioning/spice" not in found.metrics
+    line = "Captions' judges: none beside our own figures; SPICE's program ended with exit code 1."
+    assert line in found.protocol
+    assert "not judged by SPICE" in caplog.text
+
+
+def test_scenes_of_the_same_sounds_are_compared_as_different_clips(model):
+    scenes = SceneSource(draw_scenes(1, split="test", seed=0, max_s=2.0) * 3)
+    found = evaluate_synth(model, SIZE, scenes=scenes, measures=("retrieval",))
+    assert found.search.names[1:] == [f"{found.search.names[0]} ({i})" for i in (2, 3)]
+    for each in found.outcomes():
+        assert len(set(each.clips)) == 3
 
 
 def test_synth_measures_all(model):

@@ -32,13 +32,15 @@ LAYERS = {
     "data": "audio",
     "eval": "data",
     "train": "config",
-    "hub": "convert",
+    "export": "convert",
+    "hub": "export",
     "listening": "towers",
     "items": "listening data",
     "captioning": "items",
     "timeline": "listening eval",
     "api": "hub eval captioning timeline",
     "recipes": "model objectives data train",
+    "plan": "recipes",
     "start": "recipes convert hub",
     "teachers": "api objectives",
     "reading": "api recipes",
@@ -47,6 +49,7 @@ LAYERS = {
     "pretrain": "start objective validation",
     "embeddings": "api",
     "adapters": "api",
+    "index": "api",
     "judges": "convert eval",
     "evaluate": "embeddings judges",
     "events": "evaluate timeline",
@@ -59,13 +62,17 @@ LAYERS = {
     "compat": "api recipes",
     "demo": "pretrain evaluate",
     "echoic": "api",
-    "cli": "demo stages suite keywords echoic",
+    "__main__": "cli",
+    "cli": "demo stages suite keywords plan index export echoic",
 }
 
 # Not needed anywhere in the package, which so loads fast and installs everywhere; no pickle.
 NEVER = {"torchaudio", "torchvision", "scipy", "librosa", "matplotlib", "pickle", "dill", "joblib"}
 # Extras, and what can open the network: only inside functions.
-INSIDE_FUNCTIONS = {"transformers", "av", "huggingface_hub"}
+INSIDE_FUNCTIONS = {
+    "transformers", "av", "huggingface_hub", "fsspec", "pyarrow", "ray", "lancedb", "onnx",
+    "onnxscript", "onnxruntime", "sklearn", "torchmetrics",
+}  # fmt: skip
 
 # The functions that touch a global random generator: they fork it, store it, or put it back.
 MAY_TOUCH_RNG = {

@@ -3,7 +3,9 @@ stopped, and has learnt."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +25,11 @@ from echoic.pretrain import pretrain
 from echoic.recipes import find_recipe
 from echoic.recipes.recipe import Recipe
 from echoic.train.checkpoint import Checkpoints
-from echoic.types import ConfigError, DataError
+from echoic.train.world import joined
+from echoic.types import Batch, ConfigError, DataError, Ragged
 from tests.test_model import COMMON
 from tests.tiny import RATE, noise, recipe, spec, tokenizer, tones
+from tests.train.ranks import in_ranks
 
 
 @pytest.fixture(scope="module")
@@ -327,3 +331,65 @@ def test_a_published_encoder_that_cannot_be_used_is_one_line(source, tmp_path):
     for path in folder.iterdir():
         path.unlink()
     assert "cannot be loaded" in refusal()
+
+
+# -- several processes ---------------------------------------------------------------------------
+
+CUT = ("run.parallel=fsdp", "run.checkpoint_activations=true")
+UNEVEN = "data.budget_tokens=120"
+SLOWLY = ("optim.eps=1e-3", UNEVEN)  # or rounding decides where a gradient of nearly 0 points
+
+
+def two_processes(folder: Path) -> None:
+    with joined(timeout_s=60):
+        source = tones(folder / f"tones{torch.distributed.get_rank()}")
+        for way, changes in (("whole", SLOWLY), ("cut", SLOWLY + CUT)):
+            made = pretrain(
+                recipe(eval_every=3).override(changes), source, folder / way, valid=source
+            )
+            assert made.result.metrics
+            assert made.model_file == folder / way / "model.safetensors"
+            assert made.model_file.exists()
+
+
+class Together:
+    """The batches that two processes have at once, as one."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader, self.bad = loader, loader.bad
+        self.state_dict, self.load_state_dict = loader.state_dict, loader.load_state_dict
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        made = self.loader.batches(2 * first)
+        while True:
+            a, b = next(made), next(made)
+            self.sizes = (*getattr(self, "sizes", ()), (len(a), len(b)))
+            yield Batch(
+                Ragged.from_rows([*a.audio, *b.audio]),
+                Ragged.from_rows([*a.text, *b.text]),
+                torch.cat([a.meaning, b.meaning]),
+                a.keys + b.keys,
+            )
+
+
+def test_two_processes_make_the_model_that_one_makes_of_their_batches_together(
+    source, tmp_path, monkeypatch
+):
+    """The contrastive loss, on clips and batches of uneven length, over the end of the epoch; and
+    from the weights cut in two the same."""
+    in_ranks(two_processes, 2, tmp_path, within_s=90)
+    loaders = []
+
+    def together(*args: Any, **options: Any) -> Together:
+        loaders.append(Together(make_loader(*args, **options)))
+        return loaders[-1]
+
+    make_loader = module.make_loader
+    monkeypatch.setattr(module, "make_loader", together)
+    pretrain(recipe(eval_every=3).override(SLOWLY), source, tmp_path / "one", valid=source)
+    assert any(one != other for one, other in loaders[0].sizes)
+    ours = saved(tmp_path / "one")
+    for way in ("whole", "cut"):
+        for name, tensor in saved(tmp_path / way).items():
+            torch.testing.assert_close(tensor, ours[name], rtol=0, atol=2e-6, msg=f"{way} {name}")
+    assert check(echoic.load(tmp_path / "cut")).ok

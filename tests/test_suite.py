@@ -39,6 +39,14 @@ def data(tmp_path):
     return tmp_path
 
 
+def test_of_some_folds_fewer_clips_are_expected(model, how, data):
+    (entry,) = run_suite(model, find_items("esc50/zero_shot"), _short(how), data=data)
+    assert entry.expected == 400
+    assert "clips, published are 400" in entry.heading()
+    (entry,) = run_suite(model, find_items("clotho/retrieval"), how, data=data)
+    assert entry.expected == 1045
+
+
 def _short(how):
     return replace(how, seeds=[1], folds=["1"])
 
@@ -107,6 +115,7 @@ def test_a_captioner_writes_captions(how):
     (entry,) = run_suite(tiny.captioner(), [item], how)
     assert entry.status == "measured"
     assert "cider_d" in {each.name for each in entry.shown()}
+    assert any("Captions' judges: " in words for words in entry.words)
 
 
 def test_what_is_lacking_or_fails_stops_nothing_else(model, how, data):
@@ -119,6 +128,7 @@ def test_what_is_lacking_or_fails_stops_nothing_else(model, how, data):
     assert "lacks train_filtered.txt" in failed.reason
     assert done.status == "measured"
     assert done.figures[0].published.model == "SLAP"
+    assert done.expected == 2000
     (without,) = run_suite(model, find_items("us8k/linear"), how)
     assert "give --data DIR with a folder us8k in it" in without.reason
 

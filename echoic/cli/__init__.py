@@ -17,7 +17,20 @@ from contextlib import contextmanager
 import typer
 
 import echoic
-from echoic.cli import caption, compare, data, demo, finetune, measure, models, train, use
+from echoic.cli import (
+    caption,
+    compare,
+    data,
+    demo,
+    export,
+    finetune,
+    index,
+    measure,
+    models,
+    plan,
+    train,
+    use,
+)
 
 _USER, _CTRL_C, _PIPE = 2, 130, 1
 # click's own, or those of the copy that newer typers carry: BadParameter < UsageError < this
@@ -41,10 +54,13 @@ app = typer.Typer(
 )
 demo.add_to(app)
 train.add_to(app)
+plan.add_to(app)
 finetune.add_to(app)
 use.add_to(app)
+index.add_to(app)
 caption.add_to(app)
 models.add_to(app)
+export.add_to(app)
 measure.add_to(app)
 compare.add_to(app)
 data.add_to(app)

@@ -201,6 +201,21 @@ LeaveOut = Annotated[
 ]
 
 
+def names_in(told: str | None) -> list[str] | None:
+    """Of an option with commas between; None where it is not given."""
+    return [name.strip() for name in told.split(",")] if told else None
+
+
+def seed_numbers(command: str, told: str | None) -> list[int] | None:
+    """Of --seeds. Raises EchoicError."""
+    if told is None:
+        return None
+    seeds = [seed.strip() for seed in told.split(",")]
+    if not all(seed.isdecimal() and int(seed) < 2**63 for seed in seeds):
+        raise wrong(f"{command}: --seeds {told!r}: give whole numbers, as 42,43,44")
+    return [int(seed) for seed in seeds]
+
+
 def use_cpu(threads: int | None) -> int:
     """Let torch compute with that many threads, by default with all; returns the number."""
     import torch

@@ -1,5 +1,5 @@
-"""data synth, shards, keywords, embed-captions, check, leaks: making, packing, captioning and
-examining sound."""
+"""data synth, keywords, check, and the group that they make with data shards, score,
+embed-captions, tasks and leaks: making, packing, captioning and examining sound."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from echoic.cli.common import (
     wrong,
 )
 from echoic.cli.leaks import leaks
+from echoic.cli.score import score
 from echoic.cli.sentences import check_store, embed_captions
+from echoic.cli.shards import shards, written
 from echoic.cli.tasks import check_folder, tasks
 
 if TYPE_CHECKING:
     from echoic.data.clips import Source
     from echoic.data.keyword_captions import Generator, KeywordSummary, Progress
-    from echoic.data.shards import ShardSummary
 
 PANEL = "Data"
 _CHECK_RATE_HZ = 16_000
-_SHARD_RATE_HZ = 48_000
 _TOLD_EVERY_S = 10.0
 _MODEL_PANEL = "Where the generator is a model"
 
@@ -61,6 +61,8 @@ def add_to(app: typer.Typer) -> None:
         "Example: echoic data keywords audioset.csv --out captions --generator gagan3012/k2t-base"
     )
     group.command(epilog=example)(keywords)
+    example = "Example: echoic data score my.csv --model laion/clap-htsat-unfused --out scores"
+    group.command(epilog=example)(score)
     example = "Example: echoic data embed-captions my.csv --encoder thenlper/gte-base --out vectors"
     group.command(epilog=example)(embed_captions)
     group.command(epilog="Example: echoic data tasks")(tasks)
@@ -94,36 +96,7 @@ def synth(
     scenes = draw_scenes(clips, split=split.value, seed=seed, max_s=max_s)
     waves = render_all(scenes, rate, processes=processes or available_cpus())
     pairs = ((clip_of(scene), wave) for scene, wave in zip(scenes, waves, strict=True))
-    _written(write_shards(pairs, out, rate_hz=rate), as_json)
-
-
-def shards(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="A .csv, .tsv or .jsonl, a folder of audio, .tar shards.", show_default=False
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(help="A new folder for the shards.", show_default=False)],
-    rate: Annotated[
-        int,
-        typer.Option(
-            min=8000, max=192_000, help="Sample rate in Hz; less is smaller and faster to read."
-        ),
-    ] = _SHARD_RATE_HZ,
-    per_shard: Annotated[int, typer.Option(min=1, help="Clips in one .tar.")] = 512,
-    as_json: JsonOption = False,
-    audio_dir: AudioDir = None,
-    file_column: FileColumn = None,
-    caption_column: CaptionColumn = None,
-    tag_column: TagColumn = None,
-    missing: MissingOption = Missing.error,
-) -> None:
-    """Pack clips and captions into WebDataset shards (.flac + .json in .tar), mono, 16 bits."""
-    from echoic.data.shards import write_shards
-
-    table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
-    _written(write_shards(table.open(source), out, rate_hz=rate, per_shard=per_shard), as_json)
+    written(write_shards(pairs, out, rate_hz=rate), as_json)
 
 
 def keywords(
@@ -267,11 +240,13 @@ def check(
     caption_column: CaptionColumn = None,
     tag_column: TagColumn = None,
 ) -> None:
-    """Open a source as a training would, decode every clip to its end, and tell what is wrong.
+    """Open a source as a training would, decode every clip to its end, hold shards against their
+    checksums, and tell what is wrong.
 
     With a task's name and a folder: say which of its lists and clips are there, and what is
     missing; no audio is decoded.
     """
+    from echoic.data.checksums import damaged_tars
     from echoic.data.sentences import STORE
     from echoic.data.tasks import CAPTIONED, TASKS, TIMED
 
@@ -289,6 +264,7 @@ def check(
         return
     table = TableOptions(audio_dir, file_column, caption_column, tag_column)
     source, problems = _opened(place, table)
+    problems += [f"{name}: {why}" for name, why in damaged_tars(place, threads=threads).items()]
     bad = _bad_clips(source, threads)
     found = {"path": str(path), **_facts(source, bad), "problems": problems, "bad": bad}
     if as_json:
@@ -363,21 +339,3 @@ def _tell(found: dict[str, Any]) -> None:
     print(f"captions  {found['captions']}, {words}; {found['tags']} different tags")
     for key, why in found["bad"].items():
         print(f"bad       {key}: {why}")
-
-
-def _written(summary: ShardSummary, as_json: bool) -> None:
-    """Tell what was written; raises EchoicError where clips were left out, so that the command ends
-    with 2.
-    """
-    if as_json:
-        emit({**vars(summary), "folder": str(summary.folder)})
-    else:
-        print(
-            f"{summary.folder}: {summary.clips} clips, {summary.audio_s / 3600:.2f} hours, "
-            f"{summary.shards} shards, {summary.bytes / 1e6:.1f} MB"
-        )
-        say(f"to train on it: echoic train nano --data {summary.folder}")
-    if summary.bad:
-        raise wrong(
-            f"{len(summary.bad)} clips could not be used (named above); the rest is written"
-        )

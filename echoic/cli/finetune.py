@@ -23,9 +23,11 @@ from echoic.cli.common import (
     TagColumn,
     emit,
     messages,
+    names_in,
     open_model,
     plain_table,
     say,
+    seed_numbers,
     show,
     use_cpu,
     wrong,
@@ -257,9 +259,9 @@ def _of_task(
 
     if preset is not None:
         find_preset(preset).override(overrides)
-    drawn = _numbers(seeds)
+    drawn = seed_numbers("finetune", seeds)
     opened = open_task(name, data)
-    chosen = [fold.strip() for fold in folds.split(",")] if folds else None
+    chosen = names_in(folds)
     for fold in chosen or ():
         opened.judging(fold)
     listener, _ = open_model(model)
@@ -277,16 +279,6 @@ def _of_task(
         threads=threads,
         console=messages(),
     )
-
-
-def _numbers(told: str | None) -> list[int] | None:
-    """Of --seeds. Raises EchoicError."""
-    if told is None:
-        return None
-    seeds = [seed.strip() for seed in told.split(",")]
-    if not all(seed.isdecimal() and int(seed) < 2**63 for seed in seeds):
-        raise wrong(f"finetune: --seeds {told!r}: give whole numbers, as 43,44,45")
-    return [int(seed) for seed in seeds]
 
 
 def _tell_task(found: TaskResult) -> None:

@@ -242,6 +242,7 @@ def evaluate(
     )  # fmt: skip
     if suite is None and task is None:
         _refuse(asked.choices(), "is for --suite and --task")
+        _refuse({"--measure": measure}, "is for --task")
         sound.check()
     else:
         _refuse(sound.choices(), "is for sound of your own, by --data alone")

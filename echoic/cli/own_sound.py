@@ -74,9 +74,11 @@ def measure(
     """Raises EchoicError, at the end, where clips could not be heard."""
     from echoic.encoders.generation import Beam
     from echoic.evaluate import evaluate
+    from echoic.judges import available_judges
 
     model.require_text()  # where there is none, that is told before hours of listening
     prompts, (source, name) = sound.prompts(), sound.open()
+    writes = sound.captions and model.network.decoder is not None
     found = evaluate(
         model,
         source,
@@ -84,7 +86,8 @@ def measure(
         template=prompts.template,
         labels=prompts.labels,
         map10=sound.map10 or "sorted",
-        captions=Beam() if sound.captions else None,
+        captions=Beam() if writes else None,
+        judges=available_judges() if writes else None,
         cache=cache,
     )
     telling.tell(found)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from echoic.cli.common import emit, messages, say, show, wrong
+from echoic.cli.common import emit, messages, names_in, say, seed_numbers, show, wrong
 from echoic.cli.telling import Telling, refuse_bad
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ class Asked:
     as_loaded: bool
 
     def choices(self) -> dict[str, object]:
-        """Options that are of use here alone."""
+        """Options that are of use to suites and tasks alone."""
         return {
-            "--measure": self.measure,
             "--protocol": self.protocol,
             "--seeds": self.seeds,
             "--folds": self.folds,
@@ -74,11 +73,13 @@ class Asked:
             raise wrong("eval: --suite and --task exclude each other")
         if self.task is not None and self.data is None:
             raise wrong("eval: --task NAME needs --data FOLDER")
+        if self.suite is not None and self.data is not None and not self.data.is_dir():
+            raise wrong(f"eval: --data {self.data}: no such folder")
         if self.suite is not None and self.measure is not None:
             raise wrong(
                 "eval: --measure is for --task; a suite takes TASK/MEASURE, as esc50/linear"
             )
-        seed_numbers(self.seeds)
+        seed_numbers("eval", self.seeds)
         self.chosen()
 
     def chosen(self) -> list[Item]:
@@ -98,8 +99,8 @@ class Asked:
         return How(
             protocol=find_protocol(self.protocol) if self.protocol else own_protocol(model),
             prompts=self.prompts,
-            seeds=seed_numbers(self.seeds),
-            folds=[fold.strip() for fold in self.folds.split(",")] if self.folds else None,
+            seeds=seed_numbers("eval", self.seeds),
+            folds=names_in(self.folds),
             as_loaded=self.as_loaded,
             runs=self.runs,
             processes=self.processes,
@@ -128,16 +129,6 @@ class Asked:
         return replace(item, protocol=self.protocol or item.protocol, size=size)
 
 
-def seed_numbers(told: str | None) -> list[int] | None:
-    """Of --seeds. Raises EchoicError."""
-    if told is None:
-        return None
-    seeds = [seed.strip() for seed in told.split(",")]
-    if not all(seed.isdecimal() and int(seed) < 2**63 for seed in seeds):
-        raise wrong(f"eval: --seeds {told!r}: give whole numbers, as 42,43,44")
-    return [int(seed) for seed in seeds]
-
-
 def run_asked(
     model: EchoicModel, asked: Asked, telling: Telling, cache: VectorCache | None
 ) -> None:
@@ -151,6 +142,7 @@ def run_asked(
 
 def _run_task(model: EchoicModel, item: Item, folder: Path, how: How, telling: Telling) -> None:
     """One measure, with all that is known of it. Raises EchoicError."""
+    from echoic.eval.evaluation import Evaluation
     from echoic.eval.suite_result import SuiteResult
     from echoic.measures import measured, planned
 
@@ -162,7 +154,13 @@ def _run_task(model: EchoicModel, item: Item, folder: Path, how: How, telling: T
         choices = {"protocol": plan.by, "line": plan.protocol, "words": list(plan.words)}
         emit(entry.result.to_json() | {"choices": choices})
     else:
-        show(entry.result.table())
+        table = entry.result.table()
+        if isinstance(entry.result, Evaluation):
+            for row in entry.papers():
+                table.add_row(*row)
+        show(table)
+    if entry.partly:
+        say(f"{entry.title}: {entry.partly}, so figures are not quite those of the full set")
     telling.keep(SuiteResult(entry.result.model, entry.name, (entry,)))
     refuse_bad(len(entry.bad))
 

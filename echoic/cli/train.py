@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +25,7 @@ from echoic.cli.common import (
     ResumeOption,
     TableOptions,
     TagColumn,
+    available_cpus,
     emit,
     messages,
     plain_table,
@@ -49,6 +52,33 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL, epilog="Example: echoic recipes slap:small")(recipes)
 
 
+@contextmanager
+def _together() -> Iterator[None]:
+    """As one of the processes that torchrun started, of which the first one talks; an error is told
+    once. Alone, nothing is done."""
+    if "WORLD_SIZE" in os.environ:
+        # or each process warns that all weights were reached; read once, when torch is loaded
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+    from echoic.train.world import joined
+    from echoic.types import EchoicError
+
+    with joined() as world, ExitStack() as silence:
+        if not world.first:
+            nowhere = silence.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            silence.enter_context(redirect_stdout(nowhere))
+            silence.enter_context(redirect_stderr(nowhere))
+        try:
+            yield
+        except EchoicError as error:
+            if not world.tells(error):
+                raise SystemExit(2) from None
+            if world.first:
+                raise
+            raise EchoicError(f"rank {world.rank}: {error}") from error
+
+
+@_together()
 def train(
     recipe: Annotated[
         str,
@@ -58,9 +88,10 @@ def train(
         ),
     ],
     data: Annotated[
-        Path,
+        list[str],
         typer.Option(
-            help="Your captioned sound: a .csv, .tsv or .jsonl, a folder of audio, .tar shards.",
+            help="Your captioned sound: a .csv, .tsv or .jsonl, a folder of audio, .tar shards, "
+            "here or at an address; of several, each as NAME=PATH.",
             show_default=False,
         ),
     ],
@@ -96,6 +127,20 @@ def train(
             show_default=False,
         ),
     ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of several --data: NAME=NUMBER, its share of the clips.", show_default="equal"
+        ),
+    ] = None,
+    shard_window: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Read shard by shard, so many at once, as a far store likes it.",
+            show_default="all at once",
+        ),
+    ] = None,
     valid: Annotated[
         Path | None,
         typer.Option(help="Held-out clips, in any form that --data takes.", show_default=False),
@@ -129,33 +174,42 @@ def train(
     """Pretrain a model on your own sound, by one command and without a config file.
 
     Ctrl-C stops after the step at hand and saves; the same command with --resume goes on from
-    there, bit for bit.
+    there, bit for bit. Several processes train together: torchrun --nproc_per_node 4 --no-python
+    echoic train ...
     """
-    from echoic.data.split import hold_out
+    from echoic.cli.mix import named_places, open_data
     from echoic.recipes import find_stages
     from echoic.stages import changed, run_stages
+    from echoic.train.world import current
 
     named = _named(recipe, size, stage)
     stages = changed(find_stages(named), overrides or ())
     stages = tuple(_given(each, seed, sentences) for each in stages)
     if sentences is not None and not any(map(_reads_sentences, stages)):
         raise wrong(f"--sentences {sentences}: {named} reads no vectors of captions")
-    folder = out or Path("runs") / f"{_folder_name(stages, named)}-{data.resolve().stem}"
+    if current().size > 1 and (tuned := [each.name for each in stages if each.tuning]):
+        raise wrong(
+            f"{tuned[0]}: labels are learnt in one process; run this stage without torchrun"
+        )
+    places = named_places(data)
+    folder = out or Path("runs") / f"{_folder_name(stages, named)}-{'-'.join(places)}"
     table = TableOptions(
         audio_dir, file_column, caption_column, tag_column, missing, captions_from, leave_out
     )
     asked = next((each.recipe.data.captions for each in stages if each.recipe), None)
     reads = any(each.recipe is not None and each.recipe.model.text for each in stages)
-    source = table.open(data, captions=asked, need_captions=reads)
-    held: Source | None
+    source, held = open_data(
+        data, weight or (), table,
+        valid_share=valid_share if valid is None else 0.0,
+        seed=seed or 0, window=shard_window, captions=asked, need_captions=reads,
+    )  # fmt: skip
     if valid is not None:
-        kept, held = source, table.open(valid, captions=asked, need_captions=reads)
-    else:
-        kept, held = hold_out(source, valid_share)
-    computing = train_on_cpu(cpu_threads)
-    say(_plan(stages, data, kept, held, folder, computing))
+        held = table.open(valid, captions=asked, need_captions=reads)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of this machine
+    computing = train_on_cpu(cpu_threads or max(1, available_cpus() // beside))
+    say(_plan(stages, ", ".join(data), source, held, folder, computing))
     done = run_stages(
-        stages, kept, folder,
+        stages, source, folder,
         start=start, valid=held, resume=resume, threads=threads, console=messages(),
     )  # fmt: skip
     if done.file is None and done.classifier is None:
@@ -168,7 +222,7 @@ def train(
     if done.file is None:
         return
     print(f"model: {done.file}")
-    measured = ["--data", valid or data, *table.words()]
+    measured = ["--data", valid or next(iter(places.values())), *table.words()]
     if held is not None and valid is None:
         measured += ["--valid-share", f"{valid_share:g}"]
     last = stages[-1].recipe
@@ -283,7 +337,7 @@ def _encoder(spec: ModelSpec) -> str:
 
 def _plan(
     stages: Sequence[Stage],
-    data: Path,
+    data: str,
     kept: Source,
     held: Source | None,
     folder: Path,
@@ -331,6 +385,8 @@ def next_commands(
     whether the model reads texts; writes: whether it has learnt to caption."""
     from echoic.data.sources import FileSource
 
+    while not isinstance(source, FileSource) and hasattr(source, "source"):
+        source = source.source  # a part, or other captions, of it
     report = model.parent / "report.html"
     lines = []
     if reads:

@@ -1,4 +1,4 @@
-"""embed, classify, search: a model at work on files."""
+"""embed, classify: a model at work on files."""
 
 from __future__ import annotations
 
@@ -51,8 +51,6 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL, epilog=example)(embed)
     example = 'Example: echoic classify dog.wav --labels "rain,dog bark,church bell"'
     app.command(rich_help_panel=PANEL, epilog=example)(classify)
-    example = 'Example: echoic search "rain on a roof" field-recordings/ --top 5'
-    app.command(rich_help_panel=PANEL, epilog=example)(search)
 
 
 def embed(
@@ -159,49 +157,6 @@ def classify(
             for place, (name, probability) in enumerate(best):
                 table.add_row("" if place else str(file), name, f"{100 * probability:.1f} %")
         show(table)
-    heard.finish()
-
-
-def search(
-    query: Annotated[str, typer.Argument(help="What to look for, in words.", show_default=False)],
-    sounds: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FOLDERS|FILES",
-            help="Where: folders, recordings, or .npz files of echoic embed.",
-            show_default=False,
-        ),
-    ],
-    model: ModelOption = None,
-    top: Annotated[int, typer.Option(min=1, help="How many hits to show.")] = 10,
-    as_json: JsonOption = False,
-    tokenizer: TokenizerOption = None,
-    text_encoder: TextEncoderOption = None,
-    long: LongOption = None,
-    precision: PrecisionOption = Precision.fp32,
-    cpu_threads: CpuThreads = None,
-) -> None:
-    """Find recordings by words.
-
-    To search the same recordings often, embed them once and give the .npz instead.
-    """
-    if not query.strip():
-        raise wrong("search: the query is empty")
-    use_cpu(cpu_threads)
-    listener, _ = open_model(
-        model, tokenizer=tokenizer, text_encoder=text_encoder, long=long, precision=precision
-    )
-    listener.require_text()  # where there is none, that is told before hours of listening
-    heard = hear_files(listener, sounds)
-    cosines = heard.vectors @ listener.embed_text(query)[0]
-    best = cosines.argsort(descending=True, stable=True)[:top].tolist()
-    hits = [(heard.files[i], float(cosines[i])) for i in best]
-    if as_json:
-        found = [{"file": str(file), "cosine": cosine} for file, cosine in hits]
-        searched = len(heard.files)
-        emit({"query": query, "searched": searched, "hits": found, "errors": heard.errors})
-    else:
-        show(hits_table(hits))
     heard.finish()
 
 

@@ -69,6 +69,22 @@ def read_window(
     return source.read(i, rate_hz)[start : start + round(duration_s * rate_hz)]
 
 
+@runtime_checkable
+class DivisibleSource(Protocol):
+    """A source of which a part is small enough to hand to another process."""
+
+    def part(self, first: int, stop: int) -> Source:
+        """Clips `first` to `stop` - 1."""
+        ...
+
+
+def part_of(source: Source, first: int, stop: int) -> Source:
+    """Clips `first` to `stop` - 1 as a source of their own."""
+    if isinstance(source, DivisibleSource):
+        return source.part(first, stop)
+    return SubsetSource(source, range(first, stop))
+
+
 def check_audio(name: str, audio: np.ndarray) -> None:
     """Raises AudioError on what teaches nothing: no samples, NaN or infinity, silence."""
     if not len(audio):
@@ -139,21 +155,39 @@ class SubsetSource:
     def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
         return read_window(self.source, self.indices[i], rate_hz, start_s, duration_s)
 
-
-class RecaptionedSource:
-    """A source with other captions, made by `caption(clip)`: from a label by templates, for one."""
-
-    def __init__(self, source: Source, caption: Callable[[Clip], Sequence[str]]) -> None:
-        self.source = source
-        self.clips: Sequence[Clip] = tuple(
-            replace(clip, captions=tuple(caption(clip))) for clip in source.clips
+    def part(self, first: int, stop: int) -> Source:
+        some = self.indices[first:stop]
+        if not some:
+            return SubsetSource(self.source, ())
+        lowest = min(some)
+        around = part_of(self.source, lowest, max(some) + 1)
+        return RetoldSource(
+            SubsetSource(around, [i - lowest for i in some]), self.clips[first:stop]
         )
+
+
+class RetoldSource:
+    """A source of which something else is said: `clips` in place of its own."""
+
+    def __init__(self, source: Source, clips: Sequence[Clip]) -> None:
+        self.source, self.clips = source, tuple(clips)
 
     def read(self, i: int, rate_hz: int) -> np.ndarray:
         return self.source.read(i, rate_hz)
 
     def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
         return read_window(self.source, i, rate_hz, start_s, duration_s)
+
+    def part(self, first: int, stop: int) -> Source:
+        return RetoldSource(part_of(self.source, first, stop), self.clips[first:stop])
+
+
+class RecaptionedSource(RetoldSource):
+    """A source with other captions, made by `caption(clip)`: from a label by templates, for one."""
+
+    def __init__(self, source: Source, caption: Callable[[Clip], Sequence[str]]) -> None:
+        clips = (replace(clip, captions=tuple(caption(clip))) for clip in source.clips)
+        super().__init__(source, tuple(clips))
 
 
 class ConcatSource:
@@ -175,6 +209,15 @@ class ConcatSource:
     def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
         source, at = self._locate(i)
         return read_window(source, at, rate_hz, start_s, duration_s)
+
+    def part(self, first: int, stop: int) -> Source:
+        starts = [end - len(each.clips) for end, each in zip(self._ends, self.sources, strict=True)]
+        spans = [
+            (each, max(first - start, 0), min(stop - start, len(each.clips)))
+            for start, each in zip(starts, self.sources, strict=True)
+        ]
+        parts = {str(n): part_of(*span) for n, span in enumerate(spans) if span[1] < span[2]}
+        return RetoldSource(ConcatSource(parts), self.clips[first:stop])
 
     def _locate(self, i: int) -> tuple[Source, int]:
         which = bisect_right(self._ends, i)

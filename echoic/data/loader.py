@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from echoic.data.clips import SILENCE_PEAK, Clip, Source, check_audio, read_window
-from echoic.data.pack import Draws, Schedule
+from echoic.data.pack import Order, Schedule
 from echoic.types import AudioError, Batch, ConfigError, DataError, Ragged
 
 log = logging.getLogger("echoic.data")
@@ -66,11 +66,13 @@ class Loader:
         not write into its input. What comes out longer than `max_s` is cut.
     max_s: of a longer clip, one window of this length is drawn each epoch.
     max_clips, min_clips: per batch, see pack.plan_epoch.
-    draws: the clips of an epoch; None: each once.
+    draws: the clips of an epoch; None: as the source has it (`data.mix`), else each once.
     meaning: see Batch; "tags" also gives clips of the same, non-empty set of tags the same meaning.
     threads: decoders at work. prefetch: batches made ahead.
     max_bad_share: of an epoch's clips; a run with more stops.
     cache_bytes: how much decoded audio to keep in memory.
+    rank, ranks: of so many loaders alike, each gives every so-manieth batch: of n, n + 1, n + 2 ...
+        the one whose place is its rank. So together they give what one alone does.
     bad: clip key -> reason, of the clips found unusable so far.
 
     Raises ConfigError where `min_clips` of the longest clips exceed the budget; DataError on a clip
@@ -90,13 +92,16 @@ class Loader:
         max_s: float = 30.0,
         max_clips: int | None = None,
         min_clips: int = 2,
-        draws: Draws | None = None,
+        draws: Order | None = None,
         meaning: Meaning = "text",
         threads: int = 1,
         prefetch: int = 2,
         max_bad_share: float = 0.05,
         cache_bytes: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
+        self.rank, self.ranks = rank, ranks
         self.source, self.rate_hz, self.tokenize = source, rate_hz, tokenize
         self.augment, self.max_s, self.seed = augment, max_s, seed
         self.meaning, self.threads, self.prefetch = meaning, threads, prefetch
@@ -111,20 +116,21 @@ class Loader:
             seed=seed,
             max_clips=max_clips,
             min_clips=min_clips,
-            draws=draws,
+            draws=draws if draws is not None else getattr(source, "order", None),
         )
         self._share = _Share(max_bad_share, len(self._clips))
         self._cache = _Cache([clip.duration_s for clip in self._clips], rate_hz, cache_bytes)
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of `first_step` and all steps after it, made ahead by threads.
+        """The batches of `first_step` and all steps after it, made ahead by threads; of several
+        ranks this one's, whose first is that of `first_step + rank`.
 
         The threads end when the iterator is closed or dropped. Raises DataError when too many clips
         are bad.
         """
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="echoic-loader")
         ahead: deque[tuple[int, list[Future[_Draw]]]] = deque()
-        steps = count(first_step)
+        steps = count(first_step + self.rank, self.ranks)
         try:
             while True:
                 while len(ahead) <= self.prefetch:

@@ -13,10 +13,76 @@ from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 
 _PLAN, _EPOCHS_KEPT = 0x9AC4, 2
+
+
+class Order(Protocol):
+    """Which clips an epoch holds, and in which order they are put into batches."""
+
+    @property
+    def count(self) -> int:
+        """How many clips an epoch holds."""
+        ...
+
+    @property
+    def weights(self) -> np.ndarray:
+        """Numbers that the order hangs on: with others, a run cannot go on."""
+        ...
+
+    @property
+    def local(self) -> bool:
+        """Whether clips that come soon after each other lie near each other, and batches must keep
+        that."""
+        ...
+
+    def clips(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
+        """Indices, a pure function of the arguments."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Every clip once, in random order."""
+
+    count: int
+    local = False
+
+    @property
+    def weights(self) -> np.ndarray:
+        return np.empty(0)
+
+    def clips(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
+        return rng.permutation(self.count)
+
+
+@dataclass(frozen=True)
+class ByShard:
+    """Every clip once: the shards in random order, and the clips of `window` shards shuffled
+    together. What is read at a time so lies in few shards, which a store, a disk or a cache likes.
+
+    shards: (N,) number of each clip's shard, as `shard_numbers` gives it.
+    """
+
+    shards: np.ndarray
+    window: int = 8
+    local = True
+
+    @property
+    def count(self) -> int:
+        return len(self.shards)
+
+    @property
+    def weights(self) -> np.ndarray:
+        return np.append(self.shards, self.window)
+
+    def clips(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
+        names, shard = np.unique(self.shards, return_inverse=True)
+        place = rng.permutation(len(names))
+        return np.lexsort((rng.random(self.count), place[shard] // self.window))
 
 
 @dataclass(frozen=True)
@@ -26,8 +92,9 @@ class Draws:
 
     weights: np.ndarray
     count: int
+    local = False
 
-    def clips(self, rng: np.random.Generator) -> np.ndarray:
+    def clips(self, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
         """Indices in random order."""
         # Who comes first in a race of exponential waiting times is such a draw (Efraimidis &
         # Spirakis 2006).
@@ -77,7 +144,7 @@ def plan_epoch(
     pool: int = 64,
     max_clips: int | None = None,
     min_clips: int = 1,
-    draws: Draws | None = None,
+    draws: Order | None = None,
 ) -> list[list[int]]:
     """Batches of clip indices for one epoch: every clip once, or those that `draws` takes, each
     batch's summed cost at most `budget`.
@@ -94,14 +161,26 @@ def plan_epoch(
         raise ValueError(f"max_clips {max_clips} is below min_clips {min_clips}")
     rng = np.random.default_rng([seed, epoch, _PLAN])
     still_open, batches = _Open(pool, max_clips), []
-    order = rng.permutation(len(costs)) if draws is None else draws.clips(rng)
+    order = rng.permutation(len(costs)) if draws is None else draws.clips(rng, epoch)
     for clip in order.tolist():
         batches += still_open.put(clip, costs[clip], budget)
     batches += still_open.clips.values()
     if min_clips == 2:
         batches = _without_singles(batches, costs, budget, max_clips)
+    if draws is not None and draws.local:
+        return _shuffled_nearby(batches, pool, len(still_open.clips), rng)
     # the batches closed last are the less filled ones: they must not always end the epoch
     return [batches[i] for i in rng.permutation(len(batches)).tolist()]
+
+
+def _shuffled_nearby(
+    batches: list[list[int]], pool: int, unfilled: int, rng: np.random.Generator
+) -> list[list[int]]:
+    """In random order within every `pool` of them; the last ones, `unfilled`, go anywhere."""
+    place = np.arange(len(batches)) // pool + rng.random(len(batches))
+    first = max(0, len(batches) - unfilled)
+    place[first:] = rng.uniform(0, len(batches) / pool, len(batches) - first)
+    return [batches[i] for i in np.argsort(place).tolist()]
 
 
 def _without_singles(
@@ -163,7 +242,7 @@ class Schedule:
         seed: int,
         max_clips: int | None = None,
         min_clips: int = 1,
-        draws: Draws | None = None,
+        draws: Order | None = None,
     ) -> None:
         self.costs, self.budget, self.seed = list(costs), budget, seed
         self.max_clips, self.min_clips, self.draws = max_clips, min_clips, draws

@@ -30,6 +30,9 @@ from echoic.data.clips import (
 )
 from echoic.data.describe import DESCRIPTION_SUFFIXES, clip_from_names, describe
 from echoic.data.keyword_captions import read_captions, with_captions
+from echoic.data.parquet import SUFFIX as PARQUET
+from echoic.data.parquet import ParquetSource
+from echoic.data.remote import place_of
 from echoic.data.shards import ShardSource
 from echoic.data.tables import (
     TABLE_SUFFIXES,
@@ -73,6 +76,9 @@ class FileSource:
     def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
         return load_audio(self.paths[i], rate_hz=rate_hz, start_s=start_s, duration_s=duration_s)
 
+    def part(self, first: int, stop: int) -> Source:
+        return FileSource(self.clips[first:stop], self.paths[first:stop])
+
 
 class TableSource(FileSource):
     """Clips named by a table. rows[i]: all cells of clip i's first row, such as its split."""
@@ -97,7 +103,8 @@ def open_source(
     missing: Missing = "error",
     probe_threads: int = 4,
 ) -> Source:
-    """Open a table (.csv .tsv .jsonl), a folder of audio or of tars, or one .tar: docs/data.md.
+    """Open a table (.csv .tsv .jsonl), a folder of audio or of tars, one .tar, parquet of the Hub;
+    tars also by address, as s3://bucket/shards: docs/data.md.
 
     audio_dir, *_column: for tables, where the files lie and which columns to take (else found by
     name).
@@ -160,16 +167,23 @@ def _open(
     rules: _Rules,
     probe_threads: int,
 ) -> Source:
+    where = place_of(path)
+    if isinstance(where, str):
+        return _open_shards(where, rules)
+    path = where
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
     table = path if path.is_file() else _table_in(path)
     source: FileSource
     if path.suffix.lower() == ".tar" or (table is None and any(path.glob("*.tar"))):
-        return ShardSource(
+        return _open_shards(path, rules)
+    if path.suffix.lower() == PARQUET or (table is None and _holds_parquet(path)):
+        return ParquetSource(
             path,
-            missing=rules.missing,
+            **columns,
             captions=rules.captions,
             need_captions=rules.need_captions,
+            missing=rules.missing,
         )
     if table is None:
         source = _open_folder(path, rules)
@@ -180,6 +194,20 @@ def _open(
     note_long_captions(path, source.clips)
     source.clips = _with_durations(source, probe_threads)
     return source
+
+
+def _open_shards(path: Path | str, rules: _Rules) -> ShardSource:
+    return ShardSource(
+        path,
+        missing=rules.missing,
+        captions=rules.captions,
+        need_captions=rules.need_captions,
+    )
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """As a data set of the Hub: its files in the folder or in its `data`."""
+    return any(folder.glob(f"*{PARQUET}")) or any(folder.glob(f"data/*{PARQUET}"))
 
 
 def _table_in(folder: Path) -> Path | None:

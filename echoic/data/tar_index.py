@@ -2,7 +2,8 @@
 
 Made from the headers of the tar in one pass, kept beside it as `<tar>.index.json` together with
 the size and time of the tar it was made of, and made anew when those differ. Where the folder
-cannot be written it stays in memory.
+cannot be written it stays in memory. Of a tar at an address, the one that lies beside it is taken
+if the sizes agree; it is kept in the user's cache folder with the mark of the tar's version.
 """
 
 from __future__ import annotations
@@ -11,19 +12,24 @@ import json
 import logging
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from echoic.audio.io import probe_audio
 from echoic.data.clips import AUDIO_SUFFIXES, Clip
 from echoic.data.describe import DESCRIPTION_SUFFIXES, Described, describe
+from echoic.data.remote import RemoteFile, index_folder
 from echoic.types import AudioError, DataError
 
 log = logging.getLogger("echoic.data")
 
-_VERSION = 2
+SUFFIX = ".index.json"
+CHECKSUM = "audio_crc32"  # of a clip's bytes, in its .json: it goes wherever the tar goes
+_VERSION = 3
 _BLOCK = tarfile.BLOCKSIZE
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -35,12 +41,14 @@ _COMPRESSED = {
 
 @dataclass(frozen=True)
 class Member:
-    """One clip of a tar: what is said of it; the audio member's name, first byte and length."""
+    """One clip of a tar: what is said of it; the audio member's name, first byte, length, and
+    checksum where its .json has one (eight hexadecimal digits, else "")."""
 
     described: Described
     name: str
     offset: int
     size: int
+    crc32: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,68 +65,101 @@ class TarIndex:
     damage: str = ""
 
 
-def open_index(path: Path) -> TarIndex:
-    """The index kept beside a tar if it fits it, else a new one. Raises DataError."""
-    beside = path.with_name(f"{path.name}.index.json")
+def open_index(tar: Path | RemoteFile) -> TarIndex:
+    """The index kept of a tar if it fits it, else a new one. Raises DataError."""
     try:
-        with path.open("rb") as file:
-            stat = os.fstat(file.fileno())
-            stamp = {"version": _VERSION, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-            index = _load(beside, stamp)
-            if index is None:
-                index = _build(path, file, stat.st_size)
-                _save(beside, stamp, index)
+        return _of_remote(tar) if isinstance(tar, RemoteFile) else _of_file(tar)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+        raise DataError(f"{tar}: cannot be read ({error.strerror})") from None
+
+
+def _of_file(path: Path) -> TarIndex:
+    beside = path.with_name(f"{path.name}{SUFFIX}")
+    with path.open("rb") as file:
+        stat = os.fstat(file.fileno())
+        stamp = {"version": _VERSION, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        index = _load(beside, stamp)
+        if index is None:
+            index = _build(path, file, stat.st_size)
+            _save(beside, stamp, index)
     return index
 
 
-def _load(beside: Path, stamp: dict[str, int]) -> TarIndex | None:
+def _of_remote(tar: RemoteFile) -> TarIndex:
+    stamp = {"version": _VERSION, **tar.stamp()}
+    kept = index_folder() / f"{sha256(str(tar).encode()).hexdigest()[:32]}{SUFFIX}"
+    index = _load(kept, stamp)
+    if index is None:
+        index = _beside(tar, {"version": _VERSION, "size": stamp["size"]})
+        if index is None:
+            with tar.open(stamp["size"]) as file:
+                index = _build(tar, file, stamp["size"])
+        _save(kept, stamp, index)
+    return index
+
+
+def _beside(tar: RemoteFile, stamp: Mapping[str, Any]) -> TarIndex | None:
     try:
-        tree = json.loads(beside.read_bytes())
+        return _parsed(RemoteFile(f"{tar.url}{SUFFIX}", pauses_s=tar.pauses_s).whole(), stamp)
+    except OSError:
+        return None  # it spares a pass over the tar, no more
+
+
+def _load(kept: Path, stamp: Mapping[str, Any]) -> TarIndex | None:
+    try:
+        return _parsed(kept.read_bytes(), stamp)
+    except OSError:
+        return None
+
+
+def _parsed(raw: bytes, stamp: Mapping[str, Any]) -> TarIndex | None:
+    try:
+        tree = json.loads(raw)
         if {name: tree[name] for name in stamp} != stamp:
             return None
         members = tuple(_member(**entry) for entry in tree["members"])
         return TarIndex(members, tuple(tree["mute"]), tuple(tree["deaf"]), tree["damage"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, cut short, or of another making: the tar itself has the truth
+    except (ValueError, KeyError, TypeError):
+        return None  # cut short, or of another making: the tar itself has the truth
 
 
-def _member(described: dict[str, Any], name: str, offset: int, size: int) -> Member:
+def _member(described: dict[str, Any], name: str, offset: int, size: int, crc32: str) -> Member:
     told = described["clip"]
     texts = {field: tuple(told[field]) for field in ("captions", "tags")}
     clip = Clip(told["key"], **texts, duration_s=told["duration_s"])
     augmented = {which: tuple(found) for which, found in described["augmented"].items()}
-    return Member(Described(clip, augmented, described["origin"]), name, offset, size)
+    return Member(Described(clip, augmented, described["origin"]), name, offset, size, crc32)
 
 
-def _save(beside: Path, stamp: dict[str, int], index: TarIndex) -> None:
+def _save(kept: Path, stamp: Mapping[str, Any], index: TarIndex) -> None:
     text = json.dumps({**stamp, **asdict(index)}, ensure_ascii=False)
-    scratch = beside.with_name(f".{beside.name}.{os.getpid()}.part")
+    scratch = kept.with_name(f".{kept.name}.{os.getpid()}.part")
     try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
         scratch.write_text(text, "utf-8")
-        scratch.replace(beside)
+        scratch.replace(kept)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
-        log.info("%s: index kept in memory only (%s)", beside, error.strerror)
+        with suppress(OSError):
+            scratch.unlink()
+        log.info("%s: index kept in memory only (%s)", kept, error.strerror)
 
 
-def _build(path: Path, file: BinaryIO, size: int) -> TarIndex:
+def _build(path: Path | RemoteFile, file: BinaryIO, size: int) -> TarIndex:
     start = file.read(8)
     packed = next((name for magic, name in _COMPRESSED.items() if start.startswith(magic)), None)
     if packed:
         raise DataError(
             f"{path}: compressed with {packed}, so no clip can be reached alone; unpack it"
         )
-    infos, damage = _headers(file, size)
+    infos, texts, damage = _headers(file, size)
     audio, about = _grouped(infos)
     members, mute = [], []
     for key, info in audio.items():
         if key not in about:
             mute.append(info.name)
             continue
+        raw = texts[about[key].offset_data]
         try:
-            raw = _bytes_at(file, about[key])
             described = describe(f"{path}/{about[key].name}", key, raw)
         except DataError as error:
             mute.append(str(error).removeprefix(f"{path}/"))
@@ -126,7 +167,8 @@ def _build(path: Path, file: BinaryIO, size: int) -> TarIndex:
         if described.clip.duration_s is None:
             duration_s = _duration_s(_bytes_at(file, info))
             described = replace(described, clip=replace(described.clip, duration_s=duration_s))
-        members.append(Member(described, info.name, info.offset_data, info.size))
+        crc32 = _checksum(raw) if _is_json(about[key]) else ""
+        members.append(Member(described, info.name, info.offset_data, info.size, crc32))
     deaf = tuple(info.name for key, info in about.items() if key not in audio)
     return TarIndex(tuple(members), tuple(mute), deaf, damage)
 
@@ -155,6 +197,15 @@ def _is_json(info: tarfile.TarInfo | None) -> bool:
     return info is not None and info.name.lower().endswith(".json")
 
 
+def _checksum(raw: bytes) -> str:
+    """What a .json that was understood says of its clip's bytes."""
+    try:
+        told = json.loads(raw).get(CHECKSUM)
+    except ValueError:
+        return ""  # in another encoding: not of our making
+    return told if isinstance(told, str) else ""
+
+
 def _duration_s(raw: bytes) -> float | None:
     try:
         return probe_audio(raw).duration_s or None
@@ -167,15 +218,19 @@ def _bytes_at(file: BinaryIO, info: tarfile.TarInfo) -> bytes:
     return file.read(info.size)
 
 
-def _headers(file: BinaryIO, size: int) -> tuple[list[tarfile.TarInfo], str]:
-    """The whole regular members of a tar, and what is wrong with it ("": nothing)."""
+def _headers(file: BinaryIO, size: int) -> tuple[list[tarfile.TarInfo], dict[int, bytes], str]:
+    """The whole regular members of a tar, the descriptions among them by their first byte, read on
+    the way, and what is wrong with it ("": nothing)."""
     infos: list[tarfile.TarInfo] = []
+    texts: dict[int, bytes] = {}
     damage, end = "", 0
     file.seek(0)
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for info in tar:
                 infos.append(info)
+                if info.isreg() and info.name.lower().endswith(DESCRIPTION_SUFFIXES):
+                    texts[info.offset_data] = _bytes_at(file, info)
                 held = info.size if info.isreg() else 0
                 end = info.offset_data + -(-held // _BLOCK) * _BLOCK
     except (tarfile.TarError, ValueError, OverflowError) as error:
@@ -187,7 +242,8 @@ def _headers(file: BinaryIO, size: int) -> tuple[list[tarfile.TarInfo], str]:
             damage = "no end mark" if end >= size else "a broken header"
     if damage:
         damage = f"{damage} at byte {min(end, size)} of {size}"
-    return [i for i in infos if _wanted(i) and i.offset_data + i.size <= size], damage
+    whole = [i for i in infos if _wanted(i) and i.offset_data + i.size <= size]
+    return whole, texts, damage
 
 
 def _wanted(info: tarfile.TarInfo) -> bool:

@@ -68,7 +68,10 @@ def unheard(model: EchoicModel, source: Source, cache: VectorCache | None) -> li
     """The clips that `hear_parts` would have to read to hear them whole."""
     space = None if cache is None else cache.space(model, "clip")
     run = _Hearing(source, model.rate_hz, lambda i: None, whole, space)
-    return [i for i in range(len(source.clips)) if not run.knows(i)]
+    return run.lacking(range(len(source.clips)))
+
+
+_NOTHING = Known(None, {})
 
 
 @dataclass
@@ -98,8 +101,8 @@ class _Hearing:
 
     def waves(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         """Of the parts that the model has to hear."""
-        for i in indices:
-            sound = self._sound(i)
+        for i, name, known in self._looked_up(indices):
+            sound = self._sound(i, name, known)
             if sound is None:
                 continue
             parts = self._parts(i, sound.samples)
@@ -131,15 +134,24 @@ class _Hearing:
         rows = [self._vectors[row] for row in range(len(self.rows))]
         return torch.stack(rows) if rows else torch.empty(0)
 
-    def knows(self, i: int) -> bool:
-        """Whether clip i, whole, need not be read."""
-        if self._space is None or self._names is None:
-            return False
-        content = self._names.of(i).content
-        if content is None:
-            return False
-        (known,) = self._space.known([content])
-        return known.samples is not None and Part(0, known.samples) in known.vectors
+    def lacking(self, indices: Iterable[int]) -> list[int]:
+        """The clips that, whole, have to be read."""
+        return [
+            i
+            for i, _, known in self._looked_up(indices)
+            if known.samples is None or Part(0, known.samples) not in known.vectors
+        ]
+
+    def _looked_up(self, indices: Iterable[int]) -> Iterator[tuple[int, Name, Known]]:
+        """Each clip with its name and what the cache has of it, which is asked for many at once."""
+        rest = iter(indices)
+        while some := list(islice(rest, AT_ONCE)):
+            names = [self._names.of(i) if self._names else Name() for i in some]
+            contents = [name.content for name in names if name.content is not None]
+            known = self._space.known(contents) if self._space else []
+            found = dict(zip(contents, known, strict=True))
+            for i, name in zip(some, names, strict=True):
+                yield i, name, found[name.content] if name.content else _NOTHING
 
     def _lacking(self, i: int, sound: _Sound, parts: Sequence[Part]) -> Iterator[np.ndarray]:
         changed = sound.wave is not None and sound.name.has_changed()
@@ -157,21 +169,15 @@ class _Hearing:
             self._asked.append((row, sound.content if keep else None, sound.samples))
             yield wave
 
-    def _sound(self, i: int) -> _Sound | None:
+    def _sound(self, i: int, name: Name, known: Known) -> _Sound | None:
         """None of a clip that cannot be heard."""
-        if self._space is None or self._names is None:
-            wave = self._read(i)
-            return None if wave is None else _Sound(Name(), None, len(wave), {}, wave)
-        name, known = self._names.of(i), Known(None, {})
-        if name.content is not None:
-            (known,) = self._space.known([name.content])
-            if known.samples is not None:
-                return _Sound(name, name.content, known.samples, known.vectors)
+        if known.samples is not None:
+            return _Sound(name, name.content, known.samples, known.vectors)
         wave = self._read(i)
         if wave is None:
             return None
         content = name.content
-        if content is None:
+        if content is None and self._space is not None and self._names is not None:
             content = self._names.of_samples(name, wave)
             (known,) = self._space.known([content])
         return _Sound(name, content, len(wave), known.vectors, wave)

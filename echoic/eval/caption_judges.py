@@ -28,7 +28,7 @@ _PARSER = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Of tokenised texts. That of the set is not the mean over clips. Raises ConfigError where
     pycocoevalcap or Java is missing."""
-    _check("METEOR", lacking_for_meteor())
+    require("METEOR", lacking_for_meteor())
     whole, clips = _asked(_scorer("meteor", "Meteor"), captions, references)
     return Scores(np.array(clips, dtype=np.float64), float(whole))
 
@@ -36,7 +36,7 @@ def meteor(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scor
 def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
     """Of tokenised texts. Raises ConfigError where pycocoevalcap, Java or SPICE's parser is
     missing, or where its program fails."""
-    _check("SPICE", lacking_for_spice())
+    require("SPICE", lacking_for_spice())
     try:
         _, clips = _asked(_scorer("spice", "Spice"), captions, references)
     except CalledProcessError as error:
@@ -72,15 +72,14 @@ def _asked(
     try:
         whole, clips = program.compute_score(wanted, said)
     finally:
-        if running := getattr(
-            program, "meteor_p", None
-        ):  # it is ended with `program`, they are not
+        # METEOR's process ends with `program`, its pipes do not
+        if running := getattr(program, "meteor_p", None):
             running.stdout.close()
             running.stderr.close()
     return whole, clips
 
 
-def _check(figure: str, missing: list[str]) -> None:
+def require(figure: str, missing: list[str]) -> None:
     """Raises one ConfigError that names all that is missing."""
     if missing:
         raise ConfigError(f"{figure} needs {' and '.join(missing)}")

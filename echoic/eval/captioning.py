@@ -15,13 +15,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from echoic.eval.bootstrap import Bootstrap, Difference, Interval
+from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.caption_words import tokenize as penn
 from echoic.eval.ranks import Floats, Ints
 from echoic.types import DataError
@@ -34,7 +34,8 @@ CIDER_SCALE = 10.0
 # differs from the paper: COCO's code lets BLEU divide by nothing with these, so that a caption
 # without a match scores not 0 but nearly
 _BLEU_TINY, _BLEU_SMALL = 1e-15, 1e-9
-_BLEU = tuple(f"bleu_{n + 1}" for n in range(LONGEST))
+BLEU = tuple(f"bleu_{n + 1}" for n in range(LONGEST))
+POINTS = ("cider_d", "spider")  # no shares: times 100 without a per cent sign, as papers print
 
 Words = Sequence[str]
 Ngrams = Counter[tuple[str, ...]]
@@ -64,8 +65,8 @@ class AsWritten:
 @dataclass(frozen=True)
 class Captioning:
     """What captions are worth: bleu_1 to bleu_4, rouge_l, cider_d, and what judges said. CIDEr-D
-    lies between 0 and 10, all others between 0 and 1. bleu_counts: (N, 10) what BLEU puts together,
-    see `_bleu_of_counts`."""
+    lies between 0 and 10, SPIDEr, its mean with SPICE, between 0 and 5.5, all others between 0 and
+    1. bleu_counts: (N, 10) what BLEU puts together, see `bleu_of_counts`."""
 
     scores: Mapping[str, Scores]
     bleu_counts: Ints
@@ -80,23 +81,46 @@ class Captioning:
         return {name: score.clips for name, score in self.scores.items() if score.whole is None}
 
     def intervals(self, bootstrap: Bootstrap) -> dict[str, Interval]:
-        """Of `means` and of BLEU, over clips. The document frequencies of CIDEr-D stay those of the
-        set."""
-        values = np.stack(list(self.means().values()), axis=1)
+        """Of all figures, over clips. The document frequencies of CIDEr-D stay those of the set.
+        Of METEOR, whose counts its program keeps to itself: that of the mean over clips, moved to
+        the figure of the set."""
+        others = {name: score for name, score in self.scores.items() if name not in BLEU}
+        values = np.stack([score.clips for score in others.values()], axis=1)
         bounds = bootstrap.means(values, np.arange(len(values)))
-        bleu = bootstrap.of_sums(self.bleu_counts, _bleu_of_counts)
-        return dict(zip([*_BLEU, *self.means()], [*bleu, *bounds], strict=True))
+        bleu = bootstrap.of_sums(self.bleu_counts, bleu_of_counts)
+        moved = [_moved(each, to.whole) for each, to in zip(bounds, others.values(), strict=True)]
+        return dict(zip([*BLEU, *others], [*bleu, *moved], strict=True))
+
+    def judged_by(
+        self,
+        name: str,
+        judge: Judge | AsWritten,
+        captions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        *,
+        tokenize: Callable[[str], Words] = penn,
+    ) -> Captioning:
+        """With one figure more, and where that is "spice" also with "spider". The arguments are
+        those of `score_captions`; raises what the judge raises."""
+        if isinstance(judge, AsWritten):
+            found = judge.judge(captions, references)
+        else:
+            lines, *wanted = (
+                [" ".join(tokenize(text)) for text in texts] for texts in (captions, *references)
+            )
+            found = judge(lines, wanted)
+        scores = {**self.scores, name: found}
+        if name == "spice":
+            scores["spider"] = Scores((scores["cider_d"].clips + found.clips) / 2)
+        return replace(self, scores=scores)
 
 
-def compare(a: Captioning, b: Captioning, bootstrap: Bootstrap) -> dict[str, Difference]:
-    """Model `a` less model `b` in the figures that are means over clips. Both have captioned the
-    same clips in the same order, with the same references."""
-    other = b.means()
-    return {
-        name: bootstrap.difference(values, other[name], np.arange(len(values)))
-        for name, values in a.means().items()
-        if name in other
-    }
+def _moved(bounds: Interval, whole: float | None) -> Interval:
+    """To the figure of the set, where that is not the mean."""
+    if whole is None:
+        return bounds
+    by = whole - bounds.value
+    return replace(bounds, value=whole, low=max(0.0, bounds.low + by), high=bounds.high + by)
 
 
 def score_captions(
@@ -130,16 +154,10 @@ def score_captions(
         "rouge_l": Scores(np.array([_rouge_l(*pair) for pair in zip(said, wanted, strict=True)])),
         "cider_d": Scores(_cider_d(said, wanted)),
     }
-    lines = [" ".join(words) for words in said]
-    reference_lines = [[" ".join(words) for words in texts] for texts in wanted]
+    found = Captioning(scores, counts)
     for name, judge in (judges or {}).items():
-        if isinstance(judge, AsWritten):
-            scores[name] = judge.judge(captions, references)
-        else:
-            scores[name] = judge(lines, reference_lines)
-    if "spice" in scores:
-        scores["spider"] = Scores((scores["cider_d"].clips + scores["spice"].clips) / 2)
-    return Captioning(scores, counts)
+        found = found.judged_by(name, judge, captions, references, tokenize=tokenize)
+    return found
 
 
 def _bleu_counts(said: Sequence[Words], wanted: Sequence[Sequence[Words]]) -> Ints:
@@ -153,11 +171,11 @@ def _bleu_counts(said: Sequence[Words], wanted: Sequence[Sequence[Words]]) -> In
 
 
 def _bleu(counts: Ints) -> dict[str, Scores]:
-    clips, whole = _bleu_of_counts(counts), _bleu_of_counts(counts.sum(0))
-    return {name: Scores(clips[:, n], float(whole[n])) for n, name in enumerate(_BLEU)}
+    clips, whole = bleu_of_counts(counts), bleu_of_counts(counts.sum(0))
+    return {name: Scores(clips[:, n], float(whole[n])) for n, name in enumerate(BLEU)}
 
 
-def _bleu_of_counts(counts: ArrayLike) -> Floats:
+def bleu_of_counts(counts: ArrayLike) -> Floats:
     """(..., 10) as `_bleu_counts` gives them, or sums of them -> (..., 4) BLEU-1 to 4."""
     matched, offered, length, closest = np.split(np.asarray(counts), [4, 8, 9], axis=-1)
     precision = (matched + _BLEU_TINY) / (offered + _BLEU_SMALL)

@@ -3,20 +3,21 @@
 Interval: paired bootstrap over clips. p, two-sided, for no difference: where each clip is one
 query, right or wrong, McNemar's exact test (1947; the binomial tail of the clips on which the two
 differ); for other means a randomisation test that swaps the two models clip by clip, with all of a
-clip's queries (Noreen 1989; Smucker et al. 2007), exact up to 13 clips that differ. Macro mAP is
-no mean over clips, and scores of two models are not on one scale, so that they cannot be swapped:
-there p is the bootstrap's own. Of several figures p stands also corrected by Holm (1979), who holds
-however they hang together.
+clip's queries (Noreen 1989; Smucker et al. 2007), exact up to 13 clips that differ. F1 of events
+and BLEU are no means but made of counts, and these are swapped in the same way (Yeh 2000,
+cs/0008005). Macro mAP is neither, and scores of two models are not on one scale, so that they
+cannot be swapped: there p is the bootstrap's own. Of several figures p stands also corrected by
+Holm (1979), who holds however they hang together.
 
 None of this holds the spread of trainings: it says what other clips would do, not other seeds.
 
-Shapes: Q queries, N clips, C classes, R resamples.
+Shapes: Q queries, N clips, C classes, K counts of a clip, F figures, R resamples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,8 +25,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 from rich.table import Table
 
+from echoic.eval import events_result
 from echoic.eval.bootstrap import Bootstrap
-from echoic.eval.outcomes import Means, Outcomes, Result, Tags
+from echoic.eval.captioning import bleu_of_counts
+from echoic.eval.evaluation import BLEU_FORMULA, printed
+from echoic.eval.events import figures_of_sums
+from echoic.eval.outcomes import Counts, Means, Outcomes, Result, Tags
 from echoic.eval.ranks import Floats
 from echoic.eval.task_score import MAP_RESAMPLES, draw_weights, drawn_maps, score
 from echoic.types import DataError
@@ -34,8 +39,13 @@ SWAPS = 10_000
 _BLOCK_VALUES = 4_000_000
 _MAP_CELLS = 4_000_000_000  # clips x classes x runs x resamples: a minute
 MCNEMAR, SWAP, BOOTSTRAP = "McNemar, exact", "swapped clips", "bootstrap"
-_POINTS = ("cider_d", "spider")  # no shares: times 100 without a per cent sign, as papers print
-_FOUND = "Chosen: "  # the epochs of a fine-tuning: what came out, not how it was asked for
+# What came out, not how it was asked for: the epochs of a fine-tuning, judges that were there.
+_FOUND = ("Chosen: ", "Captions' judges: ")
+# From sums over clips (r, K) to figures (r, F), by the name that `Counts` give.
+_FORMULAS: Mapping[str, Callable[[Floats], Floats]] = {
+    events_result.FORMULA: figures_of_sums,
+    BLEU_FORMULA: bleu_of_counts,
+}
 
 
 @dataclass(frozen=True)
@@ -96,11 +106,10 @@ class Comparison:
         for heading in headings:
             table.add_column(heading, justify="left" if heading == "figure" else "right")
         for each in self.figures:
-            sign = "" if each.figure.endswith(_POINTS) else " %"
             row = [
                 each.figure.replace("_", " "),
-                f"{100 * each.a:.1f}{sign}",
-                f"{100 * each.b:.1f}{sign}",
+                printed(each.figure, each.a),
+                printed(each.figure, each.b),
                 f"{100 * each.difference:+.1f}",
                 f"{100 * each.low:+.1f} to {100 * each.high:+.1f}",
                 p_words(each.p),
@@ -173,6 +182,36 @@ def swapped(gaps: ArrayLike, *, seed: int, swaps: int = SWAPS) -> float:
     return (1 + beyond) / (1 + swaps)
 
 
+def swapped_counts(
+    a: Floats,
+    b: Floats,
+    figures: Callable[[Floats], Floats],
+    *,
+    seed: int,
+    swaps: int = SWAPS,
+) -> Floats:
+    """(F,) two-sided p of `figures`, which are made of sums of the counts (N, K) of clips of two
+    models: as `swapped`, each clip's counts might be the other model's."""
+    moved = (a - b)[(a != b).any(axis=1)]
+    sides = a.sum(axis=0), b.sum(axis=0)
+    few = 2 ** len(moved) <= swaps
+    rng, beyond = np.random.default_rng(seed), 0
+    total = 2 ** len(moved) if few else swaps
+
+    def gaps(ways: ArrayLike) -> Floats:
+        by = np.asarray(ways, dtype=np.float64) @ moved
+        return np.abs(figures(sides[0] - by) - figures(sides[1] + by))
+
+    seen = gaps(np.zeros((1, len(moved)))) - 1e-9
+    block = max(1, _BLOCK_VALUES // max(1, *a.shape))
+    for start in range(0, total, block):
+        rows = np.arange(start, min(start + block, total))
+        drawn = rows[:, None] >> np.arange(len(moved)) & 1 if few else None
+        ways = rng.integers(2, size=(len(rows), len(moved))) if drawn is None else drawn
+        beyond += (gaps(ways) >= seen).sum(axis=0)
+    return np.asarray(beyond / total if few else (1 + beyond) / (1 + total))
+
+
 def holm(ps: Sequence[float]) -> list[float]:
     """Corrected for their number, in the order given."""
     order = np.argsort(ps, kind="stable")
@@ -201,6 +240,9 @@ def _aligned(a: Outcomes, b: Outcomes, where: str) -> tuple[Outcomes, Outcomes]:
         alike = np.array_equal(first.truth, second.truth)
     elif isinstance(first, Means) and isinstance(second, Means):
         alike = first.against == second.against
+    elif isinstance(first, Counts) and isinstance(second, Counts):
+        same = first.against == second.against and first.counts.shape == second.counts.shape
+        alike = same and first.formula == second.formula and first.formula in _FORMULAS
     else:
         alike = False
     if not alike:
@@ -214,6 +256,8 @@ def _sorted(found: Outcomes) -> Outcomes:
     if isinstance(found, Tags):
         runs = [run[order] for run in found.runs]
         return replace(found, clips=clips, truth=found.truth[order], runs=runs)
+    if isinstance(found, Counts):
+        return replace(found, clips=clips, counts=found.counts[order])
     values = {name: column[order] for name, column in found.values.items()}
     weights = None if found.weights is None else found.weights[order]
     return replace(found, clips=clips, values=values, weights=weights)
@@ -225,6 +269,8 @@ def _compared(a: Outcomes, b: Outcomes, bootstrap: Bootstrap) -> Iterable[Compar
     elif isinstance(a, Means) and isinstance(b, Means):
         for figure in (name for name in a.values if name in b.values):
             yield _mean_compared(figure, a, b, bootstrap)
+    elif isinstance(a, Counts) and isinstance(b, Counts):
+        yield from _counts_compared(a, b, bootstrap)
 
 
 def _mean_compared(figure: str, a: Means, b: Means, bootstrap: Bootstrap) -> Compared:
@@ -249,6 +295,30 @@ def _mean_compared(figure: str, a: Means, b: Means, bootstrap: Bootstrap) -> Com
         clips=clips,
         queries=len(x),
     )
+
+
+def _counts_compared(a: Counts, b: Counts, bootstrap: Bootstrap) -> Iterable[Compared]:
+    figures = _FORMULAS[a.formula]
+    width = a.counts.shape[1]
+    gaps = bootstrap.of_sums(
+        np.concatenate([a.counts, b.counts], axis=1),
+        lambda sums: figures(sums[:, :width]) - figures(sums[:, width:]),
+    )
+    values = [figures(each.counts.sum(axis=0, keepdims=True))[0] for each in (a, b)]
+    ps = swapped_counts(a.counts, b.counts, figures, seed=bootstrap.seed)
+    for name, x, y, gap, p in zip(a.figures, *values, gaps, ps, strict=True):
+        yield Compared(
+            figure=name,
+            a=float(x),
+            b=float(y),
+            difference=gap.value,
+            low=gap.low,
+            high=gap.high,
+            p=float(p),
+            test=SWAP,
+            clips=len(a.counts),
+            queries=len(a.counts),
+        )
 
 
 def _map_compared(a: Tags, b: Tags, bootstrap: Bootstrap) -> Compared:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.calibration import Calibration, calibrate
-from echoic.eval.captioning import Captioning
+from echoic.eval.captioning import BLEU, POINTS, Captioning
 from echoic.eval.order import ALL
-from echoic.eval.outcomes import Means, Outcomes, digest
+from echoic.eval.outcomes import Counts, Means, Outcomes, digest
 from echoic.eval.ranks import Floats
 from echoic.eval.report import Report, Section, Tile
 from echoic.eval.retrieval import DIRECTIONS, Retrieval
@@ -41,10 +41,10 @@ from echoic.eval.sections import (
 )
 from echoic.eval.space import Space
 from echoic.eval.zeroshot import Classification
-from echoic.types import DataError
 
 _ORDER = "order"
 _CIDER = "captioning/cider_d"
+BLEU_FORMULA = "bleu"  # of `Counts`
 _SPACE = "space/"
 
 
@@ -82,12 +82,13 @@ class ZeroShot:
 @dataclass(frozen=True)
 class Captioned:
     """Captions that the model wrote of N clips. names: of the clips, as a reader knows them;
-    references: what people wrote of each."""
+    references: what people wrote of each. judges: in words, who judged beside our own figures."""
 
     scores: Captioning
     names: Sequence[str]
     captions: Sequence[str]
     references: Sequence[Sequence[str]]
+    judges: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,8 +133,9 @@ class Evaluation:
         return found
 
     def outcomes(self) -> tuple[Outcomes, ...]:
-        """What each clip adds to the figures that are means over clips, for `eval.comparison`: not
-        ranks and BLEU, nor order and attributes, of which only the figures are kept."""
+        """What each clip adds to the figures that are means over clips, and to BLEU, for
+        `eval.comparison`: not ranks and METEOR, nor order and attributes, of which only the figures
+        are kept."""
         found: list[Outcomes] = []
         if self.search:
             found += _search_outcomes(self.search)
@@ -150,6 +152,9 @@ class Evaluation:
             values = {f"captioning/{k}": v for k, v in done.scores.means().items()}
             against = digest(sorted(zip(done.names, wanted, strict=True)))
             found.append(Means(done.names, values, against))
+            names = tuple(f"captioning/{name}" for name in BLEU)
+            counts = done.scores.bleu_counts.astype(np.float64)
+            found.append(Counts(BLEU_FORMULA, names, done.names, counts, against))
         return tuple(found)
 
     def chance(self) -> dict[str, float]:
@@ -194,10 +199,7 @@ class Evaluation:
         """Write the HTML report; run_folder: of the training, for its loss curves and recipe.
         Raises DataError.
         """
-        try:
-            return self.report(run_folder).write(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        return self.report(run_folder).write(path)
 
     def report(self, run_folder: Path | None = None) -> Report:
         alarming = self.search is not None and self.search.space.alarms()
@@ -279,8 +281,8 @@ def _search_outcomes(search: Search) -> list[Outcomes]:
 
 
 def metrics_table(report: Mapping[str, Any]) -> Table:
-    """The figures of `Evaluation.to_json` for people: shares in per cent, ranks as they are, and
-    CIDEr-D times 100, as papers print it. Of the space only what is alarming, below the table."""
+    """The figures of `Evaluation.to_json` for people, as `printed`. Of the space only what is
+    alarming, below the table."""
     data = report["data"]
     table = Table(
         title=f"{data['name']}: {data['clips']} clips",
@@ -295,7 +297,7 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
     for name, bounds in report["metrics"].items():
         if name.startswith(_SPACE):
             continue
-        shown = [_shown(name, bounds[k]) for k in ("value", "low", "high")]
+        shown = [printed(name, bounds[k]) for k in ("value", "low", "high")]
         chance = report["chance"].get(name)
         table.add_row(
             name.replace("_", " "),
@@ -306,7 +308,9 @@ def metrics_table(report: Mapping[str, Any]) -> Table:
     return table
 
 
-def _shown(name: str, value: float) -> str:
+def printed(name: str, value: float) -> str:
+    """A figure as papers print it: shares in per cent, ranks as they are, CIDEr-D and SPIDEr times
+    100."""
     if name.endswith("_rank"):
         return f"{value:.1f}"
-    return f"{100 * value:.1f}" if name == _CIDER else f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}" if name.endswith(POINTS) else f"{100 * value:.1f} %"

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
 
-from echoic.data.tasks.paper import Published
 from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.psds import PSDS1, PSDS2, Scored, Timed, check_labels, psds
 from echoic.eval.ranks import Floats
@@ -144,10 +142,12 @@ def _fits(event: Timed, guess: Timed, collar_s: float, offset_share: float) -> b
 @dataclass(frozen=True)
 class Judgement:
     """metrics: METRICS and PSDS by name, shares of 1 (the error rate can be more). per_class: the
-    same by label, without error rate; only labels that have an event."""
+    same by label, without error rate; only labels that have an event. counts: (R, 6 C + 1), whose
+    sums `figures_of_sums` takes."""
 
     metrics: Mapping[str, Interval]
     per_class: Mapping[str, Mapping[str, float]]
+    counts: Floats
 
 
 def judge_events(
@@ -169,7 +169,7 @@ def judge_events(
         by_segment.append(segment_counts(each.truth, spans, labels, each.duration_s))
         by_event.append(event_counts(each.truth, spans, labels))
     table = np.concatenate([np.stack(by_segment), np.stack(by_event)], axis=1)
-    metrics = dict(zip(METRICS, boot.of_sums(table, _figures), strict=True))
+    metrics = dict(zip(METRICS, boot.of_sums(table, figures_of_sums), strict=True))
     areas = [psds(recordings, labels, scenario) for scenario in (PSDS1, PSDS2)]
     metrics |= {area.scenario.name: area.interval(boot) for area in areas}
     segment, event, _ = _split(table.sum(0, keepdims=True))
@@ -181,7 +181,7 @@ def judge_events(
         label: {name: figures[label] for name, figures in classes.items()}
         for label in areas[0].labels
     }
-    return Judgement(metrics, per_class)
+    return Judgement(metrics, per_class, table)
 
 
 def _split(sums: Floats) -> tuple[list[Floats], list[Floats], Floats]:
@@ -192,8 +192,9 @@ def _split(sums: Floats) -> tuple[list[Floats], list[Floats], Floats]:
     return counts[:3], counts[3:], sums[:, sums.shape[1] // 2]
 
 
-def _figures(sums: Floats) -> Floats:
-    """(r, 6 C + 1) -> (r, 5), as METRICS."""
+def figures_of_sums(sums: Floats) -> Floats:
+    """(r, 6 C + 1), over recordings, of what `segment_counts` and `event_counts` give -> (r, 5), as
+    METRICS."""
     segment, event, errors = _split(sums)
     segments = segment[1].sum(1)
     rate = np.divide(errors, segments, out=np.zeros_like(errors), where=segments > 0)
@@ -215,79 +216,3 @@ def _macro(counts: Sequence[Floats]) -> Floats:
     there = counts[1] > 0
     mean: Floats = (_f1(counts) * there).sum(1) / np.maximum(there.sum(1), 1)
     return mean
-
-
-# -- what was measured ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class EventsResult:
-    """Tagging over time on recordings with known events.
-
-    recordings, hours, events: judged. bad: recordings that could not be heard, by key; missing: how
-    many the lists name and the folder lacks. protocol: in plain words. published: what papers
-    report.
-    """
-
-    model: dict[str, Any]
-    task: str
-    title: str
-    metrics: Mapping[str, Interval]
-    per_class: Mapping[str, Mapping[str, float]]
-    recordings: int
-    hours: float
-    events: int
-    words: tuple[str, ...]
-    published: tuple[Published, ...] = ()
-    bad: Mapping[str, str] = field(default_factory=dict)
-    missing: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for programs; figures as `events/psds1`."""
-        levels = {each.level for each in self.metrics.values()}
-        return {
-            "model": self.model,
-            "data": {
-                "name": self.task,
-                "title": self.title,
-                "recordings": self.recordings,
-                "hours": self.hours,
-                "events": self.events,
-                "missing": self.missing,
-                "bad": dict(self.bad),
-            },
-            "metrics": {
-                f"events/{name}": {"value": each.value, "low": each.low, "high": each.high}
-                for name, each in self.metrics.items()
-            },
-            "per_class": {label: dict(figures) for label, figures in self.per_class.items()},
-            "confidence": max(levels),
-            "published": [vars(each) for each in self.published],
-            "protocol": list(self.words),
-        }
-
-    def table(self) -> Table:
-        """For people, in per cent."""
-        title = f"{self.title}: {self.recordings} recordings, {self.events} events"
-        table = Table(title=title, title_justify="left", box=None)
-        level = max(each.level for each in self.metrics.values())
-        table.add_column("over time")
-        for heading in ("value", f"{100 * level:g} % interval", "published"):
-            table.add_column(heading, justify="right")
-        papers = {name: [p for p in self.published if p.metric == name] for name in self.metrics}
-        for name, each in self.metrics.items():
-            paper = ", ".join(f"{p.model} {100 * p.value:.1f} %" for p in papers[name])
-            bounds = f"{100 * each.low:.1f} to {100 * each.high:.1f}"
-            table.add_row(_WORDS[name], f"{100 * each.value:.1f} %", bounds, paper)
-        return table
-
-
-_WORDS = {
-    "segment_f1": "segments of 1 s, F1",
-    "segment_f1_macro": "segments of 1 s, F1, mean of classes",
-    "error_rate": "segments of 1 s, error rate",
-    "event_f1": "events, F1",
-    "event_f1_macro": "events, F1, mean of classes",
-    "psds1": "PSDS 1 (in time)",
-    "psds2": "PSDS 2 (the right class)",
-}

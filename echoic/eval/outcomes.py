@@ -61,7 +61,20 @@ class Tags:
         return (self.figure,)
 
 
-Outcomes = Means | Tags
+@dataclass(frozen=True)
+class Counts:
+    """Figures that are made of sums over clips, such as F1: `formula`, a name that
+    `eval.comparison` knows, turns sums (r, K) into `figures` (r, F). counts: (N, K) of each clip.
+    against: `digest` of what is right."""
+
+    formula: str
+    figures: tuple[str, ...]
+    clips: Sequence[str]
+    counts: Floats = field(repr=False)
+    against: str
+
+
+Outcomes = Means | Tags | Counts
 
 
 class Measured(Protocol):
@@ -145,6 +158,9 @@ def _packed(found: Outcomes) -> dict[str, Any]:
         weights = None if found.weights is None else found.weights.tolist()
         values = {name: column.tolist() for name, column in found.values.items()}
         return {"clips": clips, "values": values, "weights": weights, "against": found.against}
+    if isinstance(found, Counts):
+        about = {"formula": found.formula, "figures": list(found.figures), "clips": clips}
+        return about | {"counts": found.counts.tolist(), "against": found.against}
     runs = [base64.b64encode(run.astype("<f4").tobytes()).decode() for run in found.runs]
     truth = [np.flatnonzero(row).tolist() for row in found.truth]
     classes = found.truth.shape[1]
@@ -156,9 +172,13 @@ def _unpacked(told: Mapping[str, Any]) -> Outcomes:
     """Raises ValueError and the like where it is not what `_packed` makes."""
     clips = [str(key) for key in told["clips"]]
     if "values" in told:
-        values = {name: _column(column, len(clips)) for name, column in told["values"].items()}
-        weights = None if told["weights"] is None else _column(told["weights"], len(clips))
+        values = {name: _numbers(column, len(clips)) for name, column in told["values"].items()}
+        weights = None if told["weights"] is None else _numbers(told["weights"], len(clips))
         return Means(clips, values, str(told["against"]), weights)
+    if "counts" in told:
+        counts = _numbers(told["counts"], len(clips), 2)
+        figures = tuple(str(name) for name in told["figures"])
+        return Counts(str(told["formula"]), figures, clips, counts, str(told["against"]))
     shape = len(clips), int(told["classes"])
     truth = np.zeros(shape, dtype=bool)
     for row, columns in zip(truth, told["truth"], strict=True):
@@ -166,11 +186,12 @@ def _unpacked(told: Mapping[str, Any]) -> Outcomes:
     return Tags(str(told["figure"]), clips, truth, [_table(run, shape) for run in told["scores"]])
 
 
-def _column(values: Sequence[float], count: int) -> Floats:
-    column = np.array(values, dtype=np.float64)
-    if column.shape != (count,) or not np.isfinite(column).all():
-        raise ValueError(f"{column.shape} values for {count} queries, or not all finite")
-    return column
+def _numbers(values: object, count: int, axes: int = 1) -> Floats:
+    """(count,), or with two axes (count, K)."""
+    found = np.array(values, dtype=np.float64)
+    if found.ndim != axes or len(found) != count or not np.isfinite(found).all():
+        raise ValueError(f"{found.shape} values for {count} queries, or not all finite")
+    return found
 
 
 def _table(text: str, shape: tuple[int, int]) -> Floats:

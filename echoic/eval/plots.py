@@ -24,12 +24,14 @@ _SERIES = 4
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first `text_columns` are set to the left, the numbers to the right."""
+    """Cells as text; the first `text_columns` are set to the left, the numbers to the right. wide:
+    over the whole page, and never scrolled down."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     title: str = ""
     text_columns: int = 1
+    wide: bool = False
 
 
 @dataclass(frozen=True)

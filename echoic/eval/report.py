@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -16,6 +17,7 @@ from pathlib import Path
 from string import Template
 
 from echoic.eval.plots import Figure, Table
+from echoic.types import DataError
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,19 @@ class Report:
         )
 
     def write(self, path: Path | str) -> Path:
-        """Write the page, whole or not at all; folders are made as needed. Returns the path."""
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        """Write the page, whole or not at all; folders are made as needed. Returns the path. Raises
+        DataError."""
+        target, page = Path(path), self.html()
         beside = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            beside.write_text(self.html(), encoding="utf-8")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            beside.write_text(page, encoding="utf-8")
             beside.replace(target)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
         finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
         return target
 
 
@@ -114,7 +120,8 @@ def _block(block: Block) -> str:
             return f'<dl class="settings">{"".join(rows)}</dl>'
         case Table():
             title = f'<p class="titled">{escape(block.title)}</p>' if block.title else ""
-            return f'<div class="sheet">{title}<div class="scroll">{_table(block)}</div></div>'
+            kind = "sheet wide" if block.wide else "sheet"
+            return f'<div class="{kind}">{title}<div class="scroll">{_table(block)}</div></div>'
         case Figure():
             return _figure(block)
 

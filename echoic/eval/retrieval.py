@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from echoic.eval.bootstrap import Bootstrap, Difference, Interval
+from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.ranks import (
     MAP_DEPTH,
     RECALL_AT,
@@ -157,7 +157,8 @@ def retrieve(
         scores = a[start : start + step] @ t.T
         clips_ahead += np.count_nonzero(scores >= as_good, axis=0)
         for captions in _one_per_clip(own_clip, start, start + step):
-            rows = scores[own_clip[captions] - start]
+            every = len(captions) == len(scores)  # of each clip of the block one: no copy is needed
+            rows = scores if every else scores[own_clip[captions] - start]
             captions_ahead[captions] += np.count_nonzero(rows >= as_good[captions, None], axis=1)
     return Retrieval(len(a), own_clip, clips_ahead, captions_ahead, map10)
 
@@ -167,20 +168,6 @@ def retrieval_metrics(
 ) -> dict[str, float]:
     """The figures of `retrieve` alone: see `Retrieval.metrics` for the names."""
     return retrieve(audio, text, owner, map10=map10).metrics()
-
-
-def compare(a: Retrieval, b: Retrieval, bootstrap: Bootstrap) -> dict[str, Difference]:
-    """Model `a` less model `b` for R@k and mAP@10 both ways.
-
-    Both must have ranked the same captions of the same clips in the same order: else ValueError.
-    """
-    if a.map10 != b.map10 or not np.array_equal(a.owner, b.owner):
-        raise ValueError("two models are compared on the same captions, clips and mAP@10")
-    return {
-        f"{way}_{name}": bootstrap.difference(values, b.per_query(way)[name], a.query_clips(way))
-        for way in DIRECTIONS
-        for name, values in a.per_query(way).items()
-    }
 
 
 def validation_loss(

@@ -49,7 +49,8 @@ _MOST_PAIRS = 24
 _EXAMPLES = 12
 _CAPTION_FIGURES = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4",
-    "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D",
+    "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D", "meteor": "METEOR", "spice": "SPICE",
+    "spider": "SPIDEr", "fense": "FENSE",
 }  # fmt: skip
 
 
@@ -327,20 +328,6 @@ def order_section(accuracy: Mapping[str, Interval], *, lead: str = "") -> Sectio
         "two events swapped, or one word turned into its opposite. Ties count half."
     )
     return Section("Order and attributes", [figure], lead or usual)
-
-
-def comparison_section(
-    title: str,
-    sets: Sequence[str],
-    models: Mapping[str, Sequence[Interval]],
-    *,
-    measure: str = "accuracy",
-    lead: str = "",
-) -> Section:
-    """Shares of 1 by set, one bar per model: a probe beside its baseline, for example."""
-    bars = [Bars(name, values) for name, values in models.items()]
-    figure = bar_chart(f"{measure.capitalize()} by set", sets, bars, y_label=measure)
-    return Section(title, [figure], lead)
 
 
 def configuration_section(settings: Mapping[str, object], protocol: Sequence[str]) -> Section:

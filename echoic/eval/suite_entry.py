@@ -10,16 +10,14 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 from echoic.data.tasks.paper import Published
 from echoic.eval.bootstrap import Interval
-from echoic.eval.evaluation import Evaluation
-from echoic.eval.events import EventsResult
-from echoic.eval.outcomes import Outcomes, Tags
+from echoic.eval.evaluation import Evaluation, printed
+from echoic.eval.events_result import EventsResult
+from echoic.eval.outcomes import Counts, Outcomes, Tags
 from echoic.eval.task_result import TaskResult
 
 Result: TypeAlias = TaskResult | Evaluation | EventsResult
 Status = Literal["measured", "no data", "left out", "failed"]
 _Value = TypeVar("_Value")
-
-_POINTS = ("cider_d", "spider")  # no shares: times 100 without a per cent sign, as papers print
 
 # The figures of a measure that stand in the table, the leading one first; of others all.
 _SHOWN = {
@@ -50,9 +48,10 @@ class Entry:
     """One measure of one task.
 
     by: whose choices, "" where there is no paper's. protocol: those in one line; words: in full.
-    missing: clips that the lists name and the folder lacks;
-    bad: that could not be heard, by key. status: "no data" where there is no folder, "left out"
-    where this model cannot do it; reason: of all but "measured".
+    clips: that were judged; expected: as published, 0 where that is not known. missing: clips that
+    the lists name and the folder lacks; bad: that could not be heard, by key. status: "no data"
+    where there is no folder, "left out" where this model cannot do it; reason: of all but
+    "measured".
     """
 
     task: str
@@ -63,6 +62,7 @@ class Entry:
     words: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
     clips: int = 0
+    expected: int = 0
     missing: int = 0
     bad: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
@@ -82,7 +82,7 @@ class Entry:
 
     def outcomes(self) -> list[Outcomes]:
         """Of the result, under the names that its figures have in a suite."""
-        if self.result is None or isinstance(self.result, EventsResult):
+        if self.result is None:
             return []
         return [_named(each, self.task) for each in self.result.outcomes()]
 
@@ -99,6 +99,7 @@ class Entry:
             "protocol_line": self.protocol,
             "protocol_words": list(self.words),
             "clips": self.clips,
+            "expected": self.expected or None,
             "missing": self.missing,
             "bad": dict(self.bad),
             "seconds": round(self.seconds, 3),
@@ -108,12 +109,27 @@ class Entry:
         for each in self.figures or (None,):
             yield about | _plain(each) | how
 
+    @property
+    def what(self) -> str:
+        return f"{self.title}, {plainly(self.measure)}"
+
+    @property
+    def partly(self) -> str:
+        """In words, that other clips judged than published; "" where those did."""
+        if self.status != "measured" or self.expected in (0, self.clips):
+            return ""
+        return f"{self.clips} clips, published are {self.expected}"
+
+    def how(self) -> str:
+        """In one line; or why it was not measured."""
+        if self.status != "measured":
+            return f"{self.status}: {self.reason}"
+        by = f"by {self.by}: " if self.by else ""
+        return f"{by}{self.protocol}{'; ' if self.partly else ''}{self.partly}"
+
     def heading(self) -> str:
         """What was measured and how; or why it was not."""
-        what = f"{self.title}, {plainly(self.measure)}"
-        if self.status != "measured":
-            return f"{what}, {self.status}: {self.reason}"
-        return f"{what}{', by ' if self.by else ''}{self.by}: {self.protocol}"
+        return f"{self.what}{', ' if self.by or self.reason else ': '}{self.how()}"
 
     def cells(self) -> Iterator[tuple[str, str, str, str, str]]:
         """Figure, ours, its interval, the paper's, chance: a row of each figure shown."""
@@ -121,18 +137,25 @@ class Entry:
             paper, chance = each.published, each.chance
             yield (
                 plainly(each.name),
-                _value(each.name, each.ours.value),
+                printed(each.name, each.ours.value),
                 _bounds(each),
-                "" if paper is None else f"{_value(each.name, paper.value)} {paper.model}",
-                "" if chance is None else _value(each.name, chance),
+                "" if paper is None else f"{printed(each.name, paper.value)} {paper.model}",
+                "" if chance is None else printed(each.name, chance),
             )
+
+    def papers(self) -> Iterator[tuple[str, str]]:
+        """What the protocol's own model has of each figure shown."""
+        for each in self.shown():
+            if (paper := each.published) is not None:
+                name = f"published: {paper.model}, {plainly(each.name)}"
+                yield name, printed(each.name, paper.value)
 
     def told(self) -> str:
         """In one line, when it is done."""
         if self.status != "measured":
             return f"{self.name}: {self.status}: {self.reason}"
         leading = self.shown()[0]
-        figure = f"{plainly(leading.name)} {_value(leading.name, leading.ours.value)}"
+        figure = f"{plainly(leading.name)} {printed(leading.name, leading.ours.value)}"
         return f"{self.name}: {figure} ({_bounds(leading)}), {self.seconds:.0f} s"
 
 
@@ -152,6 +175,8 @@ def filled(
 def _named(found: Outcomes, task: str) -> Outcomes:
     if isinstance(found, Tags):
         return replace(found, figure=f"{task}/{found.figure}")
+    if isinstance(found, Counts):
+        return replace(found, figures=tuple(f"{task}/{name}" for name in found.figures))
     return replace(found, values={f"{task}/{name}": v for name, v in found.values.items()})
 
 
@@ -218,12 +243,6 @@ def _plain(figure: Figure | None) -> dict[str, Any]:
     }
 
 
-def _value(name: str, value: float) -> str:
-    if name.endswith("_rank"):
-        return f"{value:.1f}"
-    return f"{100 * value:.1f}" if name in _POINTS else f"{100 * value:.1f} %"
-
-
 def _bounds(figure: Figure) -> str:
-    low, high = (_value(figure.name, bound) for bound in (figure.ours.low, figure.ours.high))
+    low, high = (printed(figure.name, bound) for bound in (figure.ours.low, figure.ours.high))
     return f"{low.removesuffix(' %')} to {high.removesuffix(' %')}"

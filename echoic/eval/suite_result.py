@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,14 +11,13 @@ from typing import Any
 from rich.table import Table as RichTable
 
 from echoic.eval.evaluation import Evaluation
-from echoic.eval.events import EventsResult
+from echoic.eval.events_result import EventsResult
 from echoic.eval.outcomes import Outcomes
 from echoic.eval.plots import Table
 from echoic.eval.report import Report, Section
 from echoic.eval.sections import ALARM, configuration_section, read_log, training_section
-from echoic.eval.suite_entry import Entry, Status, plainly
+from echoic.eval.suite_entry import Entry, Status
 from echoic.eval.task_result import TaskResult
-from echoic.types import DataError
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,15 @@ class SuiteResult:
     def write_report(self, path: Path, *, run_folder: Path | None = None) -> Path:
         """Write the HTML report; run_folder: of the training, for its loss curves. Raises
         DataError."""
-        try:
-            return self.report(run_folder).write(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        return self.report(run_folder).write(path)
 
     def report(self, run_folder: Path | None = None) -> Report:
         lead = f"{ALARM} The embedding space is not in order: see there." if self._alarms() else ""
-        sections = [Section("At a glance", [self._sheet()], lead)]
+        sections = [Section("At a glance", self._sheets(), lead)]
         if run_folder is not None and (run_folder / "log.jsonl").is_file():
             records = read_log(run_folder / "log.jsonl")
             sections.append(training_section([r for r in records if r.get("kind") == "train"]))
-        for entry in self.entries:
-            sections += _sections(entry)
+        sections += self._of_entries()
         sections.append(configuration_section({"model": self.model}, self._words()))
         name = str(self.model.get("recipe", "model"))
         return Report(f"echoic: {name}", f"{self.asked}, {self._summary()}", sections)
@@ -114,15 +110,28 @@ class SuiteResult:
     def _headings(self) -> tuple[str, ...]:
         return ("", "ours", f"{100 * self.level:g} % interval", "paper", "chance")
 
-    def _sheet(self) -> Table:
+    def _sheets(self) -> list[Table]:
+        """The figures; and how each measure was made, or why there is none."""
         rows: list[tuple[str, ...]] = []
         for entry in self.entries:
-            what, how = plainly(entry.measure), f"{entry.by}: {entry.protocol}"
-            if entry.status != "measured":
-                rows.append((entry.title, what, *[""] * 4, f"{entry.status}: {entry.reason}"))
-            for figure, *values in entry.cells():
-                rows.append((entry.title, f"{what} {figure}", *values, how))
-        return Table(("task", "figure", *self._headings()[1:], "protocol"), rows, text_columns=2)
+            names = [entry.what, *[""] * len(entry.figures)]
+            rows += ((name, *cells) for name, cells in zip(names, entry.cells(), strict=False))
+        figures = ("task", "figure", *self._headings()[1:])
+        told = [(entry.what, entry.how()) for entry in self.entries]
+        return [
+            *([Table(figures, rows, text_columns=2, wide=True)] if rows else []),
+            Table(("task", "how"), told, text_columns=2, wide=True),
+        ]
+
+    def _of_entries(self) -> list[Section]:
+        """Under the task's name, and that of the measure where several have such a section."""
+        found = [(entry, each) for entry in self.entries for each in _sections(entry)]
+        seen = Counter((entry.title, each.title) for entry, each in found)
+        return [
+            replace(each, title=f"{entry.title if once else entry.what}: {each.title}")
+            for entry, each in found
+            for once in [seen[entry.title, each.title] == 1]
+        ]
 
 
 def _in_columns(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -133,13 +142,11 @@ def _in_columns(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _sections(entry: Entry) -> list[Section]:
-    """What is known of it beyond its figures, under its name."""
+    """What is known of it beyond its figures."""
     found: list[Section] = []
     match entry.result:
         case Evaluation():
             found = [*entry.result.report().sections[1:-1]]  # between its figures and its protocol
-        case TaskResult():
+        case TaskResult() | EventsResult():
             found = entry.result.sections()
-        case EventsResult():
-            pass
-    return [replace(each, title=f"{entry.title}: {each.title}") for each in found]
+    return found

@@ -30,7 +30,6 @@ from echoic.eval.task_sections import (
     reliability_section,
     runs_section,
 )
-from echoic.types import DataError
 
 
 @dataclass(frozen=True)
@@ -126,10 +125,7 @@ class TaskResult:
 
     def write_report(self, path: Path) -> Path:
         """Write the HTML report. Raises DataError."""
-        try:
-            return self.report().write(path)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+        return self.report().write(path)
 
     def report(self) -> Report:
         data = {"task": self.task, "clips": self.clips, "missing": self.missing}

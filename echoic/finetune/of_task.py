@@ -329,7 +329,8 @@ def _words(task: Task, plan: TaskPlan, epochs: Sequence[float]) -> list[str]:
     length = length_words(spec.clip_s) if spec.clip_s else "Each clip is heard as long as it is"
     return [
         f"{what}: preset {plan.preset} ({_whose(plan.preset)}){changed}; {spec.head} head, "
-        f"{spec.optimizer.kind} at {spec.lr:g}, {spec.batch_clips * spec.accumulate} clips a step, "
+        f"{spec.optimizer.kind} at {spec.lr:g}, {'up to ' if spec.accumulate > 1 else ''}"
+        f"{spec.batch_clips * spec.accumulate} clips a step, "
         f"{_count(spec.epochs, 'epoch')}. {chooser_words(task)} Chosen: {chosen}.",
         f"{length}{heard if spec.clip_s else ''}.",
         means_words(task, plan.folds, plan.seeds) + differs_words(task, *_differs(task, plan)),

@@ -24,8 +24,9 @@ class FinetuneSpec(Spec):
     """How a head, and the tower unless it is frozen, are trained.
 
     per_clip: labels per clip; "auto" is "one" where every clip has exactly one. A step is made of
-    `accumulate` batches of `batch_clips`. warmup_epochs: in which the learning rate climbs from 0.
-    final_lr_share: 1 keeps the learning rate constant, 0 is half a cosine down to 0.
+    `accumulate` batches of `batch_clips`, at most of an epoch. warmup_epochs: in which the learning
+    rate climbs from 0. final_lr_share: 1 keeps the learning rate constant, 0 is half a cosine down
+    to 0.
     mixup, frame_augment, crop: in training, in this order. draws: the clips of an epoch; None: each
     once. m2d: how an M2D is heard; None: by its clip vector, as any tower.
     clip_s: to this length clips are cut, or padded with zeros: a random part in training, the first
@@ -171,8 +172,13 @@ PRESETS: dict[str, FinetuneSpec] = (
             update={"head": "linear", "freeze": True, "final_lr_share": 1.0}
         ),
         "laion_mlp": _LAION.model_copy(update={"freeze": True, "final_lr_share": 1.0}),
+        # the same step in parts that one machine holds; batch norms see one part at a time
         "laion_finetune": _LAION.model_copy(
-            update={"frame_augment": FrameAugment(stripes=2, time_share=64 / 1001, freq_bins=8)}
+            update={
+                "batch_clips": 32,
+                "accumulate": 160 * 24 // 32,
+                "frame_augment": FrameAugment(stripes=2, time_share=64 / 1001, freq_bins=8),
+            }
         ),
     }
     | _M2D

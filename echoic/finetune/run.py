@@ -129,7 +129,8 @@ def finetune(
     ears = _ears(reading, sources, table, spec, threads)
     task = _task(ears, reading.width, labels, table, splits.train, spec).to(model.device)
     best = Best(folder / "best.safetensors", fresh=fresh)
-    steps = math.ceil(ears.loader.steps_in(spec.epochs) / spec.accumulate)
+    accumulate = min(spec.accumulate, ears.loader.steps_in(1))
+    steps = math.ceil(ears.loader.steps_in(spec.epochs) / accumulate)
     per_epoch = math.ceil(steps / spec.epochs)
 
     def evaluate(_: nn.Module) -> Mapping[str, float]:
@@ -140,7 +141,7 @@ def finetune(
     result = train(
         task,
         ears.loader,
-        optim=_optim(spec, steps),
+        optim=_optim(spec, steps, accumulate),
         run=RunSpec(
             eval_every=per_epoch,
             # an epoch of a probe is shorter than the saving of it
@@ -304,8 +305,8 @@ def _task(
     )
 
 
-def _optim(spec: FinetuneSpec, steps: int) -> OptimSpec:
-    """Of AdamW without decay, Adam."""
+def _optim(spec: FinetuneSpec, steps: int, accumulate: int) -> OptimSpec:
+    """Of AdamW without decay, Adam. accumulate: batches that make a step."""
     return OptimSpec(
         **spec.optimizer.model_dump(),
         lr=spec.lr,
@@ -315,7 +316,7 @@ def _optim(spec: FinetuneSpec, steps: int) -> OptimSpec:
         steps=steps,
         final_lr_share=spec.final_lr_share,
         clip_norm=spec.clip_norm,
-        accumulate=spec.accumulate,
+        accumulate=accumulate,
         precision=spec.precision,
     )
 

@@ -11,7 +11,8 @@ and each of the last two is handed how rows are gathered: `with_gradient` [gathe
 `own_gradient` (other processes' rows are constants) or `constant`. With gradient, both give,
 averaged over processes as DDP does, the gradient of the one-process loss of the whole batch;
 OwnQueries computes the W-th part of the logits for it. Processes may hold different numbers of
-rows. In a world of one nothing is gathered, copied or awaited.
+rows. In a world of one nothing is gathered, copied or awaited. All of these hold all scores at
+once; chunked.py and ring.py have forms that do not.
 
 B rows of this process, N rows of all, Q queries, D width, W processes.
 """
@@ -28,6 +29,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Gather = Callable[[Tensor, Sequence[int]], Tensor]
+
+# torch 2.13 has these under other names and warns of the old ones
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Side(NamedTuple):
@@ -88,7 +93,7 @@ def constant(rows: Tensor, counts: Sequence[int]) -> Tensor:
     longest = max(counts)
     padded = F.pad(rows, (0, 0) * (rows.ndim - 1) + (0, longest - len(rows))).contiguous()
     gathered = padded.new_empty(longest * len(counts), *rows.shape[1:])
-    dist.all_gather_into_tensor(gathered, padded)
+    _all_gather(gathered, padded)
     if min(counts) == longest:
         return gathered
     blocks = gathered.split(longest)
@@ -104,7 +109,7 @@ class OwnQueries:
     def meet(self, kinds: Sequence[Tensor], meaning: Tensor | None) -> Met:
         if processes() == 1:
             return ALONE.meet(kinds, meaning)
-        counts = _counts(kinds[0])
+        counts = all_counts(kinds[0])
         sides = map(Side, kinds, _gathered(kinds, counts, self.gather))
         ids = _ids(kinds[0], counts, meaning)
         own = ids.split(list(counts))[dist.get_rank()]
@@ -120,7 +125,7 @@ class AllQueries:
     def meet(self, kinds: Sequence[Tensor], meaning: Tensor | None) -> Met:
         if processes() == 1:
             return ALONE.meet(kinds, meaning)
-        counts = _counts(kinds[0])
+        counts = all_counts(kinds[0])
         sides = (Side(rows, rows) for rows in _gathered(kinds, counts, self.gather))
         ids = _ids(kinds[0], counts, meaning)
         return Met(tuple(sides), _target(ids, ids, kinds[0].dtype), 1)
@@ -142,7 +147,7 @@ class _Gather(torch.autograd.Function):
             F.pad(g, (0, 0) * (g.ndim - 1) + (0, longest - len(g))) for g in grad.split(counts)
         ]
         summed = grad.new_empty(longest, *grad.shape[1:])
-        dist.reduce_scatter_tensor(summed, torch.cat(blocks))
+        _reduce_scatter(summed, torch.cat(blocks))
         return summed[:own], None
 
 
@@ -169,10 +174,10 @@ def mean_count(own: int, like: Tensor) -> Tensor | int:
     return count.clamp(min=1) / processes()
 
 
-def _counts(rows: Tensor) -> list[int]:
+def all_counts(rows: Tensor) -> list[int]:
     """How many rows each process has: batches by token budget differ."""
     counts = torch.empty(processes(), dtype=torch.int64, device=rows.device)
-    dist.all_gather_into_tensor(counts, torch.tensor([len(rows)], device=rows.device))
+    _all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     return [int(n) for n in counts.tolist()]
 
 
@@ -181,6 +186,15 @@ def _ids(rows: Tensor, counts: Sequence[int], meaning: Tensor | None) -> Tensor:
     if meaning is None:
         return torch.arange(sum(counts), device=rows.device)
     return constant(meaning, counts)
+
+
+def shared_ids(rows: Tensor, counts: Sequence[int], place: int, meaning: Tensor | None) -> Tensor:
+    """(B,) ids of this process's rows, equal to those of other processes where rows match. place:
+    of this process in counts."""
+    if meaning is not None:
+        return meaning
+    first = sum(counts[:place])
+    return torch.arange(first, first + len(rows), device=rows.device)
 
 
 def _target(queries: Tensor, candidates: Tensor, dtype: torch.dtype) -> Tensor:

@@ -119,7 +119,11 @@ class MaskedSpec(Spec):
 class ObjectiveSpec(Spec):
     """What is learnt. contrastive: the weight of sound against text; 0 leaves it out. pairs: by
     which loss. logit_scale: at which the cosine's factor starts (SigLIP's sigmoid: 10); None: as
-    the model has it.
+    the model has it. negatives: what else a clip is told from, the clips of its "batch", of all
+    processes, or of the whole "step", of all its batches (gradient caching: the memory of one
+    batch, and a second pass through the encoders without gradient). scores: how those of all pairs
+    are held, "whole", "chunked" (some at a time), or by a "ring" (nor are all rows on any process);
+    loss and gradient are the same.
 
     captioning: the weight of what the model's decoder says; distillation: SLAP's self-distillation.
     0 and None leave them out. parallel_captions: the share of batches in which all words are
@@ -130,6 +134,8 @@ class ObjectiveSpec(Spec):
 
     contrastive: Weight = 1.0
     pairs: Literal["softmax", "sigmoid"] = "softmax"
+    negatives: Literal["batch", "step"] = "batch"
+    scores: Literal["whole", "chunked", "ring"] = "whole"
     captioning: Weight = 0.0
     parallel_captions: Annotated[float, Field(ge=0, le=1)] = 0.0
     distillation: DistillationSpec | None = None
@@ -143,6 +149,8 @@ class ObjectiveSpec(Spec):
     def _parts_fit(self) -> Self:
         if not (self.contrastive or self.captioning or self.masked or self.distillation):
             raise ValueError("contrastive 0 and nothing else: nothing is learnt")
+        if self.negatives == "step" and not self.contrastive:
+            raise ValueError("negatives of the step without contrastive: nothing is told apart")
         if self.shared_view and self.distillation is None:
             raise ValueError("shared_view without distillation: nothing is masked")
         if self.parallel_captions and not self.captioning:

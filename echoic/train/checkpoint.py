@@ -1,7 +1,10 @@
 """Checkpoints on disk: a folder per step, safetensors and JSON, whole or not at all, no pickle.
 
     checkpoints/step-00000200/state.safetensors    every tensor
-    checkpoints/step-00000200/state.json           the rest, with the checksums of both
+    checkpoints/step-00000200/state.json           the rest, with the checksums of all files
+
+Where the weights are cut over ranks (FSDP), each writes the file of its parts
+(sharded_checkpoint.py) beside the one state.json. Any number of ranks reads either form.
 
 A folder takes its name only when all of it is on the disk, so a kill leaves a `*.tmp` that the
 next save clears away.
@@ -14,21 +17,26 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from echoic.train.sharded_checkpoint import described, read_into, write
 from echoic.types import CheckpointError, ConfigError
 
 FORMAT = 1
 TENSORS, FACTS = "state.safetensors", "state.json"
 MARGIN_BYTES = 2**20  # names, shapes, JSON and the file system's own needs
+_TOLD_BYTES = 256  # of a checksum and the name of a file
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -43,6 +51,11 @@ class Checkpoint:
     def tensors(self, section: str) -> dict[str, Tensor]:
         """Those of one section (`task`, `optimizer`, `average`, `rng`) by name, as copies."""
         start = f"{section}/"
+        if not (self.folder / TENSORS).exists():
+            own = {n: t for n, t in described(self.folder).items() if n.startswith(start)}
+            filled = {name: torch.empty_like(tensor, device="cpu") for name, tensor in own.items()}
+            read_into(self.folder, filled)
+            return {name.removeprefix(start): tensor for name, tensor in filled.items()}
         with safe_open(self.folder / TENSORS, framework="pt") as file:
             # clone: the file's memory map is less aligned, and kernels may round by alignment
             return {
@@ -51,12 +64,26 @@ class Checkpoint:
                 if name.startswith(start)
             }
 
+    def described(self, section: str) -> dict[str, Tensor]:
+        """Those of one section by name, without their values."""
+        start = f"{section}/"
+        found = described(self.folder).items()
+        return {name.removeprefix(start): t for name, t in found if name.startswith(start)}
+
+    def read_into(self, section: str, targets: Mapping[str, Tensor]) -> None:
+        """Fill tensors, of those that are cut over ranks this one's part."""
+        read_into(self.folder, {f"{section}/{name}": t for name, t in targets.items()})
+
 
 class Checkpoints:
     """The checkpoints of one run: save, find the newest whole one, keep the last few."""
 
     def __init__(self, folder: Path, keep_last: int) -> None:
         self.folder, self.keep_last = folder, keep_last
+
+    def of_step(self, step: int) -> Path:
+        """Where the checkpoint of that step lies, or will."""
+        return self.folder / f"step-{step:08d}"
 
     def steps(self) -> dict[int, Path]:
         """Folders by step, rising, whole or not."""
@@ -91,19 +118,17 @@ class Checkpoints:
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
         """Write one, then drop the oldest. Raises CheckpointError (no room, not writable)."""
-        target = self.folder / f"step-{step:08d}"
+        target = self.of_step(step)
         separate = _separate(tensors)
         try:
             self._clear_leftovers()
             partial = self.folder / f"{target.name}.tmp"
             _check_room(target, sum(t.nbytes for t in separate.values()) + MARGIN_BYTES)
             partial.mkdir(parents=True)
-            _write(partial, step, separate, facts)
-            if target.exists():  # a damaged one that the resume passed over
-                _remove(target)
-            partial.rename(target)
-            _sync(self.folder)
-            self._drop_old(step)
+            save_file(dict(separate), partial / TENSORS)
+            _sync(partial / TENSORS)
+            checksums = {TENSORS: _file_checksum(partial / TENSORS)}
+            self._finish(partial, target, step, facts, checksums)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(
                 f"{target}: cannot be written ({error}); the earlier checkpoints are untouched"
@@ -111,6 +136,53 @@ class Checkpoints:
         finally:
             self._clear_leftovers()
         return target
+
+    def save_parts(
+        self,
+        step: int,
+        tensors: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        group: dist.ProcessGroup,
+    ) -> Path:
+        """The same of tensors that are cut over the ranks of `group`, all of which call it."""
+        target, first = self.of_step(step), dist.get_rank(group) == 0
+        partial = self.folder / f"{target.name}.tmp"
+        try:
+            if first:
+                self._clear_leftovers()
+                _check_room(target, sum(t.nbytes for t in tensors.values()) + MARGIN_BYTES)
+                partial.mkdir(parents=True)
+            dist.barrier(group)
+            file = write(partial, tensors, group)
+            if file is not None:
+                _sync(file)
+            checksums = _gathered(file, group)
+            if first:
+                self._finish(partial, target, step, facts, checksums)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{target}: cannot be written ({error}); the earlier checkpoints are untouched"
+            ) from error
+        finally:
+            if first:
+                self._clear_leftovers()
+        return target
+
+    def _finish(
+        self,
+        partial: Path,
+        target: Path,
+        step: int,
+        facts: Mapping[str, Any],
+        checksums: Mapping[str, str],
+    ) -> None:
+        """What has all its tensors becomes a checkpoint, and the oldest goes."""
+        _write_facts(partial, step, facts, checksums)
+        if target.exists():  # a damaged one that the resume passed over
+            _remove(target)
+        partial.rename(target)
+        _sync(self.folder)
+        self._drop_old(step)
 
     def _drop_old(self, step: int) -> None:
         mine = [path for number, path in self.steps().items() if number <= step]
@@ -122,15 +194,70 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def read(folder: Path) -> Checkpoint:
-    """Verify every byte of one checkpoint folder. Raises CheckpointError: what is wrong."""
+class Background:
+    """One save at a time in a thread, while the training goes on; it is handed copies."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, save: Callable[[], object]) -> None:
+        """Once the one before is done. Raises what that one raised."""
+        self.wait()
+
+        def work() -> None:
+            try:
+                save()
+            except BaseException as error:  # told by the next `wait`
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="echoic-checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until it is done. Raises what it raised."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.wait()
+        elif self._thread is not None:
+            self._thread.join()  # what is on its way is finished; the first error is the one told
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, for a save that goes on beside the training."""
+    return {
+        name: tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
+        for name, tensor in tensors.items()
+    }
+
+
+def read(folder: Path, *, verify: bool = True) -> Checkpoint:
+    """Verify every byte of one checkpoint folder. Raises CheckpointError: what is wrong. verify:
+    False where another rank has done so."""
     try:
         facts = json.loads((folder / FACTS).read_bytes())
         checksums = facts.pop("checksums")
+        of_tensors = {name: told for name, told in checksums.items() if name != FACTS}
         sound = (
-            checksums[FACTS] == _facts_checksum(facts)
-            and checksums[TENSORS] == _file_checksum(folder / TENSORS)
-        )  # fmt: skip
+            bool(of_tensors)
+            and checksums[FACTS] == _facts_checksum(facts)
+            and (not verify or _all_whole(folder, of_tensors))
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}: not a whole checkpoint ({error})") from None
     if not sound:
@@ -160,7 +287,12 @@ def load_weights(task: nn.Module, run_or_checkpoint: Path, *, averaged: bool = F
 
 def fit(task: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
     """A strict load: every name and shape, or CheckpointError with those that do not fit."""
-    own = task.state_dict()
+    require_fit(task.state_dict(), weights, where)
+    task.load_state_dict(weights)
+
+
+def require_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], where: Path) -> None:
+    """Raises CheckpointError with the names and shapes of `weights` that are not those of `own`."""
     wrong = [f"{name} is missing" for name in own if name not in weights]
     wrong += [f"{name} is unknown" for name in weights if name not in own]
     wrong += [
@@ -171,7 +303,6 @@ def fit(task: nn.Module, weights: Mapping[str, Tensor], where: Path) -> None:
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(f"{where}: does not fit the model: {', '.join(wrong[:5])}{more}")
-    task.load_state_dict(weights)
 
 
 def _is_plain(name: str) -> bool:
@@ -187,18 +318,31 @@ def _find(path: Path) -> Checkpoint:
     return found
 
 
-def _write(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]
+def _write_facts(
+    folder: Path, step: int, facts: Mapping[str, Any], of_tensors: Mapping[str, str]
 ) -> None:
-    save_file(dict(tensors), folder / TENSORS)
+    """of_tensors: checksums of the files of tensors beside."""
     body = json.loads(json.dumps({"format": FORMAT, "step": step, **facts}))
-    checksums = {
-        TENSORS: _file_checksum(folder / TENSORS),
-        FACTS: _facts_checksum(body),
-    }
+    checksums = {**of_tensors, FACTS: _facts_checksum(body)}
     (folder / FACTS).write_text(json.dumps({"checksums": checksums, **body}), "utf-8")
-    for path in (folder / TENSORS, folder / FACTS, folder):
+    for path in (folder / FACTS, folder):
         _sync(path)
+
+
+def _gathered(file: Path | None, group: dist.ProcessGroup) -> dict[str, str]:
+    """The checksums of the files that the ranks wrote, by name."""
+    told = f"{_file_checksum(file)} {file.name}" if file is not None else ""
+    own = torch.zeros(_TOLD_BYTES, dtype=torch.uint8)
+    own[: len(told)] = torch.tensor(list(told.encode()), dtype=torch.uint8)
+    rows = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(rows, own, group=group)
+    lines = (bytes(row.tolist()).rstrip(b"\0").decode() for row in rows)
+    pairs = (line.split(" ", 1) for line in lines if line)
+    return {name: checksum for checksum, name in pairs}
+
+
+def _all_whole(folder: Path, checksums: Mapping[str, str]) -> bool:
+    return all(_file_checksum(folder / name) == told for name, told in checksums.items())
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,12 @@ import torch
 from torch import Tensor, nn
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that is cut over the ranks (FSDP); any other one itself."""
+    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return part
+
+
 class Average:
     """After each step: average <- decay * average + (1 - decay) * weights, of what is trained.
 
@@ -28,8 +34,8 @@ class Average:
     def update(self, step: int) -> None:
         """`step`: number of the step just made, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages: list[Tensor] = list(self.tensors.values())
-        torch._foreach_lerp_(averages, list(self._weights.values()), 1 - decay)
+        averages = [local(average) for average in self.tensors.values()]
+        torch._foreach_lerp_(averages, [local(w) for w in self._weights.values()], 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -40,6 +46,13 @@ class Average:
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
         for name, weight in self._weights.items():
-            weight.data, self.tensors[name] = self.tensors[name], weight.data
+            average = self.tensors[name]
+            if local(weight) is weight:
+                weight.data, self.tensors[name] = average, weight.data
+            else:  # FSDP keeps hold of its part of a weight
+                kept = local(average).clone()
+                local(average).copy_(local(weight))
+                local(weight).copy_(kept)

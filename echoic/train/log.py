@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from echoic.types import Batch, CheckpointError
 
+_EVERYWHERE = {"step_s", "wait_s", "grad_norm"}  # all ranks measure the same thing
 SHOWN = 6  # of a task's metrics in a line; the file has all
 
 
@@ -63,13 +64,29 @@ class Meter:
         start = f"{section}/"
         return {n.removeprefix(start): self.mean(n) for n in self._sum if n.startswith(start)}
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"sum": dict(self._sum), "count": dict(self._count)}
+    def state_dict(self, *, everywhere_only: bool = False) -> dict[str, Any]:
+        kept = _EVERYWHERE if everywhere_only else self._sum.keys()
+        return {
+            "sum": {name: value for name, value in self._sum.items() if name in kept},
+            "count": {name: n for name, n in self._count.items() if name in kept},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.clear()
         self._sum.update(state["sum"])
         self._count.update(state["count"])
+
+    @classmethod
+    def of_ranks(cls, states: Sequence[Mapping[str, Any]]) -> Meter:
+        """What they have measured together."""
+        whole = cls()
+        for state in states:
+            for name, value in state["sum"].items():
+                whole._sum[name] += value / (len(states) if name in _EVERYWHERE else 1)
+                whole._count[name] += state["count"][name]
+        for name in _EVERYWHERE & whole._count.keys():
+            whole._count[name] //= len(states)
+        return whole
 
 
 class RunLog:
@@ -146,9 +163,12 @@ class RunLog:
         """Since the run began, the time between an interruption and its resume left out."""
         return time.perf_counter() - self._began_s
 
-    def interval(self, step: int, lr: float, bad: int) -> None:
-        """Tell the steps since the last interval, up to `step` made, and begin a new one."""
-        row = self._interval_row(step, lr, bad)
+    def interval(
+        self, step: int, lr: float, bad: int, *, skipped: int = 0, meter: Meter | None = None
+    ) -> None:
+        """Tell the steps since the last interval, up to `step` made, and begin a new one. meter: of
+        all ranks, where there are several."""
+        row = self._interval_row(step, lr, bad, skipped, meter or self.meter)
         self.row(row)
         self.note(interval_line(row, self.total_steps))
         self.losses = row["losses"]
@@ -183,9 +203,10 @@ class RunLog:
         self.losses, self.metrics = state["losses"], state["metrics"]
         self._began_s = time.perf_counter() - state["elapsed_s"]
 
-    def _interval_row(self, step: int, lr: float, bad: int) -> dict[str, Any]:
+    def _interval_row(
+        self, step: int, lr: float, bad: int, skipped: int, meter: Meter
+    ) -> dict[str, Any]:
         """docs/training.md says what each key means."""
-        meter = self.meter
         losses = meter.means("loss")
         counts: dict[str, float] = {"clips": round(meter.total("clips"))}
         if self.sample_rate_hz:
@@ -203,6 +224,7 @@ class RunLog:
             "metrics": meter.means("metric"),
             **counts,
             "bad": bad,
+            "skipped": skipped,
             "time": {
                 "elapsed_s": self.elapsed_s,
                 "eta_s": (self.total_steps - step) * meter.mean("step_s"),
@@ -210,6 +232,19 @@ class RunLog:
                 **{f"{name}_per_s": count / seconds for name, count in counts.items()},
             },
         }
+
+
+class SilentLog(RunLog):
+    """Of a rank that only counts: the first one writes and tells."""
+
+    def __init__(self, path: Path, total_steps: int, sample_rate_hz: int | None) -> None:
+        super().__init__(path, None, total_steps, sample_rate_hz)
+
+    def row(self, row: Mapping[str, Any]) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def cut_back(self, step: int) -> None: ...
 
 
 def interval_line(row: Mapping[str, Any], total_steps: int) -> str:
@@ -235,6 +270,7 @@ def interval_line(row: Mapping[str, Any], total_steps: int) -> str:
         f"wait {clocks['wait_share']:.0%}",
         f"{_clock(clocks['eta_s'])} left",
         f"{row['bad']} bad clips",
+        *([f"{row['skipped']} steps skipped"] if row["skipped"] else []),
     ]
     return " | ".join(parts)
 

@@ -7,7 +7,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -96,15 +96,20 @@ def keep_memory() -> None:
 
 
 @contextmanager
-def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """The generators of the process are afterwards as they were. `seed` sets them inside."""
+def isolated_rng(seed: int | None = None) -> Iterator[Callable[[int], None]]:
+    """The generators of the process are afterwards as they were. `seed` sets them inside, as does
+    what is given there."""
+
+    def begin(seed: int) -> None:
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  (a task's library may draw from it)
+
     tensors, facts = torch_rng(), other_rng()
     try:
         if seed is not None:
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002  (a task's library may draw from it)
-        yield
+            begin(seed)
+        yield begin
     finally:
         set_rng(tensors, facts)
 

@@ -62,7 +62,7 @@ def test_flop_are_those_that_torch_counts():
     size = Size(depth=2, width=32, heads=2, hidden=48, clips=1, global_every=1)
     encoder = Encoder(size)
     with sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        forward = operations(lambda: encoder(torch.zeros(40, 32), (40,), torch.zeros(40, 8)))
+        forward = operations(lambda: encoder(torch.zeros(40, 32), (40,), torch.zeros(40, 2, 8)))
     assert 3 * forward == step_flop(size, (40,))
 
 

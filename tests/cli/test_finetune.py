@@ -176,7 +176,7 @@ def test_a_tasks_folder_is_named_by_preset_and_task(place, tmp_path, monkeypatch
         (["--valid-share", "0.2"], "it takes no --valid-share"),
         (["--missing", "skip"], "it takes no --missing"),
         (["--seed", "3"], "--task takes --seeds, not --seed"),
-        (["--seeds", "1,x"], "give whole numbers, as 43,44,45"),
+        (["--seeds", "1,x"], "give whole numbers, as 42,43,44"),
         (["--folds", "7"], "no fold '7'; there are 1, 2, 3, 4, 5"),
         (["--preset", "esc50"], "no preset 'esc50'"),
         (["epohcs=3"], "did you mean 'epochs'"),

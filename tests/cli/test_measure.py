@@ -63,6 +63,8 @@ def test_captions_are_judged_unless_told_not_to(run, tmp_path):
         code, out, err = run(["a", "b", "a"], *options, "--json")
         assert code == 0, err
         assert ("captioning/cider_d" in json.loads(out)["metrics"]) is told
+        judged = any("Captions' judges: " in words for words in json.loads(out)["protocol"])
+        assert judged is told
     code, out, _ = run(["a", "b", "a"])
     assert code == 0
     (line,) = (line for line in out.splitlines() if "cider d" in line)

@@ -129,6 +129,15 @@ def test_retrieval_is_the_default_of_captions(documented, model, data):
     assert not any(name.startswith(("captioning", "zero_shot")) for name in found["metrics"])
 
 
+def test_a_task_with_captions_has_the_papers_values_and_tells_how_much_is_there(run, model, data):
+    asked = ("--task", "clotho", "--data", data / "clotho")
+    code, out, err = run("eval", model, *asked)
+    assert code == 0, err
+    (told,) = (line for line in out.splitlines() if "published: SLAP, fine-tuned, text to" in line)
+    assert told.split()[-2:] == ["27.2", "%"]
+    assert "clips, published are 1045, so figures are not quite" in err
+
+
 def test_zero_shot_by_a_sentence(run, model, words, tmp_path):
     asked = ("--measure", "zero_shot", "--prompts", "the word {label}")
     kept = ("--report", tmp_path / "r.html", "--save", tmp_path / "r.json")
@@ -156,6 +165,12 @@ OWN = "is for sound of your own, by --data alone"
         (
             ["--suite", "quick", "--measure", "linear"],
             "a suite takes TASK/MEASURE, as esc50/linear",
+        ),
+        (["--suite", "quick", "--data", "nowhere"], "--data nowhere: no such folder"),
+        (["--data", "words", "--measure", "linear"], "--measure is for --task"),
+        (
+            ["--task", "spcv2", "--data", "words", "--measure", "zero_shot", "--prompts", "m3d"],
+            "or a paper: laion, m2d, slap",
         ),
         (["--suite", "qick"], "no suite or task 'qick'; did you mean quick?"),
         (["--suite", "esc50/events"], "esc50 has no measure 'events'; it has zero_shot"),

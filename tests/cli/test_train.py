@@ -4,7 +4,10 @@ fit is one line that says what to do."""
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from echoic.data.sources import open_source
 from echoic.encoders.sentences import sentence_encoder
 from tests import on_disk
 from tests.m2d_stages import CHANGES, WHOLE
+from tests.train.ranks import ROOT, free_port
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -230,3 +234,58 @@ def test_a_slap_tuned_on_labels_is_a_classifier(run, place, documented):
     assert printed == "classifier: tuned/classifier.safetensors\n"
     found = documented(*tuned, "--out", "again")
     assert found == {"model": None, "classifier": "again/classifier.safetensors"}
+
+
+NANO = (
+    "optim.steps=3", "optim.warmup_steps=1", "run.log_every=1", "run.eval_every=null",
+    "run.save_every=2", "data.budget_tokens=160",
+    "model.audio={kind: slap, depth: 1, width: 32, heads: 2, hidden: 48}",
+    "model.text={kind: small, vocab: 300, depth: 1, width: 32, heads: 2, hidden: 48}",
+    "model.embed_dim=16",
+)  # fmt: skip
+
+
+def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    port = ["--master_port", str(free_port()), "-m", "echoic.cli"]
+    return subprocess.run(
+        [*launch, *port, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+
+def test_several_sources_by_weight(run, place, tmp_path):
+    on_disk.write_tones(tmp_path / "more", 6)
+    rows = [f"more/{f.name},a tone" for f in sorted((tmp_path / "more").iterdir())]
+    (tmp_path / "more.csv").write_text("\n".join(["file,caption", *rows]) + "\n", "utf-8")
+    both = ("--data", f"a={place / 'clips.csv'}", "--data", f"b={tmp_path / 'more.csv'}")
+    code, out, err = run(
+        "train", "nano", *both, "--weight", "a=2", "--weight", "b=1", "--out", "mix", *NANO
+    )
+    assert code == 0, err
+    assert out.splitlines()[0] == "model: mix/model.safetensors"
+    assert "a=" in err
+    assert " more held out" in err or "none held out" in err
+    code, _, err = run("train", "nano", *both[:2], "--data", tmp_path / "more.csv", "--out", "no")
+    assert code == 2
+    assert "each needs a name" in err
+
+
+def test_torchrun_trains_by_the_same_command_and_one_process_talks(place):
+    told = ("train", "nano", "--data", place / "clips.csv", "--out", "two", *NANO)
+    done = torchrun(*told)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "model: two/model.safetensors"
+    assert done.stdout.count("model:") == 1
+    assert done.stderr.count("step 3/3") == 1
+    assert done.stderr.count("2 processes") == 1
+    assert "arning" not in done.stderr
+    assert load_model(Path("two")).model.spec.embed_dim == 16
+    refused = torchrun(*told)
+    assert refused.returncode != 0
+    line = "error: two: holds a training at step 3; resume it (--resume) or name another folder"
+    assert refused.stderr.count(line) == refused.stderr.count("error: ") == 1

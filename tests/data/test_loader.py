@@ -410,3 +410,21 @@ def test_without_a_tokenizer_the_sound_is_the_same():
     again = Loader(mute, tokenize=None, max_s=4.0, augment=noisy, meaning="tags", **usual)
     again.load_state_dict(made.state_dict())
     assert_same(take(again, 5, first_step=15), batches[15:])
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("first", [0, 12])
+def test_several_ranks_give_together_what_one_gives(ranks, first):
+    """Over the end of an epoch, from any step, with clips that cannot be read."""
+    faults = {7: "broken", 30: "broken"}
+
+    def of(rank: int, ranks: int, count: int) -> list[Batch]:
+        source = ArraySource(SECONDS, faults=faults)
+        return take(loader(source, augment=noisy, rank=rank, ranks=ranks), count, first)
+
+    whole = of(0, 1, 12 * ranks)
+    shares = [of(rank, ranks, 12) for rank in range(ranks)]
+    assert_same(whole, [batch for turn in zip(*shares, strict=True) for batch in turn])
+    assert loader(ArraySource(SECONDS)).epoch_of(first + len(whole)) > 0
+    for rank, share in enumerate(shares):
+        assert_same(share, whole[rank::ranks])

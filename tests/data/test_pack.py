@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echoic.data.pack import Draws, Schedule, plan_epoch
+from echoic.data.pack import ByShard, Draws, Schedule, plan_epoch
 
 costs_and_budget = st.tuples(
     st.lists(st.integers(1, 60), min_size=0, max_size=80), st.integers(1, 100)
@@ -159,3 +159,44 @@ def test_drawn_clips_come_in_random_order_and_those_of_no_weight_last():
     orders = [tuple(draws.clips(rng).tolist()) for _ in range(40)]
     assert set(orders) == {(0, 1), (1, 0)}
     assert sorted(Draws(np.array([3.0, 0.0]), 9).clips(rng).tolist()) == [0, 1]
+
+
+def test_by_shard_every_clip_once_and_few_shards_at_a_time():
+    shards = np.repeat(np.arange(100), 40)
+    order = ByShard(shards, window=4)
+    costs = [(7 * i) % 11 + 1 for i in range(len(shards))]
+    plans = [plan_epoch(costs, budget=60, epoch=e, seed=0, pool=8, draws=order) for e in (0, 1)]
+    for plan in plans:
+        assert sorted(i for batch in plan for i in batch) == list(range(len(shards)))
+        assert all(sum(costs[i] for i in batch) <= 60 for batch in plan)
+        spread = [len({shards[i] for b in plan[k : k + 8] for i in b}) for k in range(len(plan))]
+        assert np.quantile(spread, 0.9) <= 12  # of 100
+    assert plans[0] != plans[1]
+    whole = plan_epoch(costs, budget=60, epoch=0, seed=0, pool=8)
+    assert min(len({shards[i] for b in whole[k : k + 8] for i in b}) for k in range(60)) > 20
+
+
+def test_by_shard_in_one_window_is_a_shuffle():
+    order = ByShard(np.zeros(1000, int))
+    clips = order.clips(np.random.default_rng(0), 0)
+    assert sorted(clips.tolist()) == list(range(1000))
+    assert abs(np.corrcoef(clips, np.arange(1000))[0, 1]) < 0.15
+
+
+def test_another_order_is_another_run():
+    shards = np.repeat(np.arange(4), 5)
+    assert not np.array_equal(ByShard(shards).weights, ByShard(shards, window=2).weights)
+
+
+@pytest.mark.parametrize("longest_s", [10, 30])
+def test_ranks_have_equal_work(longest_s, rng):
+    """Of W consecutive batches, one for each rank, the heaviest holds all others up."""
+    seconds = np.clip(rng.lognormal(1.7, 0.8, 60_000), 0.5, longest_s)
+    costs = [int(s * 25) for s in seconds]
+    budget = max(16 * int(np.mean(costs)), 2 * longest_s * 25)
+    plan = plan_epoch(costs, budget=budget, epoch=0, seed=0, min_clips=2)
+    work = np.array([sum(costs[i] for i in batch) for batch in plan])
+    for ranks in (2, 8, 64, 1024):
+        steps = work[: len(work) // ranks * ranks].reshape(-1, ranks)
+        held_up = steps.max(1) / steps.mean(1)
+        assert held_up.mean() < 1.01  # measured: at most 1.003

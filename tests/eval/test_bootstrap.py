@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from echoic.eval.bootstrap import Bootstrap
+from echoic.eval.bootstrap import Bootstrap, _medians
 
 
 def coverage(resample_captions_alone: bool) -> float:
@@ -93,3 +93,15 @@ def test_wrong_input_is_named() -> None:
         Bootstrap(0).mean([1.0, 2.0], [0])
     with pytest.raises(ValueError, match="same queries"):
         Bootstrap(0).difference([1.0, 2.0], [1.0], [0, 1])
+
+
+def test_medians_far_from_the_middle_are_found_too(rng: np.random.Generator) -> None:
+    """Of resamples that no bootstrap would draw, as of usual ones: by writing all ranks out."""
+    owner = rng.permutation(np.repeat(np.arange(300), 3))
+    ranked = np.sort(rng.integers(0, 400, 900)).astype(float)
+    usual = rng.multinomial(300, np.full(300, 1 / 300), size=20)
+    first, last = (np.eye(300, dtype=int)[[owner[i]]] * 300 for i in (0, -1))
+    for counts in (usual, np.concatenate([usual, last]), np.concatenate([first, usual])):
+        found = _medians(ranked, owner, counts)
+        written = [np.repeat(ranked, row[owner]) for row in counts]
+        assert found.tolist() == [np.floor(np.median(ranks)) + 1 for ranks in written]

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echoic.eval.bootstrap import Bootstrap
-from echoic.eval.captioning import AsWritten, Captioning, Scores, compare, score_captions
+from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.captioning import AsWritten, Scores, score_captions
 from echoic.types import DataError
 from tests.golden import Golden
 
@@ -119,6 +119,22 @@ def test_judges_read_tokenised_texts_and_spice_gives_spider() -> None:
     assert metrics["meteor"] == 0.125
     assert metrics["spider"] == pytest.approx((metrics["cider_d"] + metrics["spice"]) / 2)
     assert list(found.means()) == ["rouge_l", "cider_d", "spice", "spider"]
+    bounds = found.intervals(Bootstrap(0, resamples=50))
+    assert list(bounds) == list(found.scores)
+    assert bounds["meteor"] == Interval(0.125, 0.125, 0.125, 0.95)
+
+
+def test_of_a_figure_that_is_no_mean_the_interval_is_moved_to_it(rng: np.random.Generator) -> None:
+    clips = rng.random(40)
+    scores = score_captions(["rain"] * 40, [["rain falls"]] * 40)
+    mean, moved, low = (
+        scores.judged_by("meteor", lambda *_, whole=whole: Scores(clips, whole), ["a"] * 40, [])
+        .intervals(Bootstrap(0, resamples=50))["meteor"]
+        for whole in (None, clips.mean() + 0.1, 0.01)
+    )  # fmt: skip
+    assert mean.value == clips.mean()
+    assert (moved.value, moved.low) == pytest.approx((mean.value + 0.1, mean.low + 0.1))
+    assert (low.value, low.low) == (0.01, 0.0)
 
 
 def test_a_judge_may_read_what_was_written() -> None:
@@ -141,19 +157,6 @@ def test_intervals_hold_the_figures(rng: np.random.Generator) -> None:
     for name, interval in bounds.items():
         assert interval.value == pytest.approx(found.metrics()[name])
         assert interval.low < interval.value < interval.high
-
-
-def test_compare_sees_the_better_captions(rng: np.random.Generator) -> None:
-    captions, references = made_up(rng, 60)
-    good = score_captions([texts[0] for texts in references], references)
-    bad = score_captions(captions, references)
-    gap = compare(good, bad, Bootstrap(0))["cider_d"]
-    assert gap.low > 0
-    assert gap.p < 0.01
-    assert compare(bad, bad, Bootstrap(0))["rouge_l"].p == 1
-    few = Captioning({"cider_d": Scores(np.zeros(3))}, np.zeros((3, 10), int))
-    with pytest.raises(ValueError, match="same queries"):
-        compare(good, few, Bootstrap(0))
 
 
 def test_wrong_input_is_named() -> None:

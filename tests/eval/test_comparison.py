@@ -20,6 +20,7 @@ from echoic.eval.comparison import (
     mcnemar,
     p_words,
     swapped,
+    swapped_counts,
 )
 from echoic.eval.outcomes import Means, Result, Tags
 from echoic.eval.task_score import score
@@ -193,6 +194,37 @@ def test_several_figures_are_corrected(rng):
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert document["figures"][0]["figure"] == "x/R@1"
     assert document["a"]["result"] == "a"
+
+
+def test_counts_are_swapped_clip_by_clip(rng):
+    """Of shares of counts by all ways; and of a mean as `swapped` has it."""
+    a, b = (rng.integers(0, 5, size=(6, 2)).astype(float) for _ in range(2))
+    a[:, 1] = b[:, 1] = 5.0
+    a[5] = b[5]
+
+    def figures(sums):
+        return sums[:, :1] / sums[:, 1:]
+
+    seen, beyond = abs(figures(a.sum(0)[None]) - figures(b.sum(0)[None])), []
+    for ways in product((False, True), repeat=6):
+        chosen = np.array(ways)[:, None]
+        x, y = np.where(chosen, b, a), np.where(chosen, a, b)
+        beyond.append(abs(figures(x.sum(0)[None]) - figures(y.sum(0)[None])) >= seen - 1e-9)
+    (p,) = swapped_counts(a, b, figures, seed=0)
+    assert p == pytest.approx(np.mean(beyond))
+    assert p == pytest.approx(swapped(a[:, 0] - b[:, 0], seed=0))
+    assert swapped_counts(a, a, figures, seed=0).tolist() == [1.0]
+    gaps = rng.standard_normal(60) + 0.2
+    many = np.stack([gaps, np.ones(60)], axis=1)
+    (p,) = swapped_counts(many, many * [0, 1], figures, seed=0)
+    assert p == pytest.approx(swapped(gaps, seed=0), abs=0.02)
+
+
+def test_judges_that_one_of_two_lacks_are_no_other_way(rng):
+    told = [f"Captions' judges: {name}; SPICE needs Java." for name in ("METEOR", "none")]
+    sides = [result(n, means(hits(9, 2)[i]), protocol=("as told", told[i]))
+             for i, n in enumerate("ab")]  # fmt: skip
+    assert not compare_results(*sides, bootstrap=BOOT).differs
 
 
 # -- what is refused -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from echoic.eval.captioning import score_captions
 from echoic.eval.comparison import compare_results
 from echoic.eval.evaluation import Captioned, Evaluation, Search, ZeroShot
 from echoic.eval.outcomes import read_result, result_of, write_result
-from echoic.eval.retrieval import compare, retrieve
+from echoic.eval.retrieval import DIRECTIONS, retrieve
 from echoic.eval.space import measure_space
 from echoic.eval.zeroshot import classify
 from echoic.types import DataError
@@ -49,16 +49,22 @@ def test_every_mean_is_compared_and_is_that_of_the_table(tmp_path):
     ways = {f"retrieval/{w}_{k}" for w in ("text_to_audio", "audio_to_text")
             for k in ("R@1", "R@5", "R@10", "mAP@10")}  # fmt: skip
     others = {"zero_shot/accuracy", "captioning/cider_d", "captioning/rouge_l"}
+    others |= {f"captioning/bleu_{n}" for n in (1, 2, 3, 4)}
     assert set(found) == ways | others
     for name, each in found.items():
         assert each.a == pytest.approx(a.metrics[name].value)
         assert each.b == pytest.approx(b.metrics[name].value)
         assert each.clips == 12
     assert found["retrieval/text_to_audio_R@1"].queries == 24
-    pairs = compare(a.search.ranks, b.search.ranks, BOOT)
-    for name, gap in pairs.items():
-        each = found[f"retrieval/{name}"]
-        assert (each.difference, each.low, each.high) == (gap.value, gap.low, gap.high)
+    for way in DIRECTIONS:
+        x, y = a.search.ranks, b.search.ranks
+        clips = x.query_clips(way)
+        for name, values in x.per_query(way).items():
+            gap, each = (
+                BOOT.difference(values, y.per_query(way)[name], clips),
+                found[f"retrieval/{way}_{name}"],
+            )
+            assert (each.difference, each.low, each.high) == (gap.value, gap.low, gap.high)
 
 
 def test_captions_of_other_words_are_refused():

@@ -1,22 +1,18 @@
-"""Events against events: what sed_eval says of random time lines, cases by hand, and the report."""
+"""Events against events: what sed_eval says of random time lines, and cases by hand."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from echoic.data.tasks.paper import Published
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.events import (
     METRICS,
-    EventsResult,
     Span,
     event_counts,
+    figures_of_sums,
     judge_events,
     most_pairs,
     segment_counts,
@@ -55,6 +51,12 @@ def test_sed_eval_finds_the_same_of_each_class(judgement):
     psds1 = golden()["scored"]["clear"]["psds"]["psds1"]
     assert judgement.metrics["psds1"].value == pytest.approx(psds1["value"])
     assert judgement.per_class["dog"]["psds1"] == pytest.approx(psds1["per_class"]["dog"])
+
+
+def test_the_figures_follow_from_what_each_recording_adds(judgement):
+    assert judgement.counts.shape == (len(golden()["found"]), 6 * len(golden()["labels"]) + 1)
+    found = figures_of_sums(judgement.counts.sum(axis=0, keepdims=True))[0]
+    assert found.tolist() == [judgement.metrics[name].value for name in METRICS]
 
 
 def test_segments_hold_what_sounds_in_any_part_of_them():
@@ -126,26 +128,6 @@ def test_a_class_without_events_is_not_in_the_mean():
 def test_nothing_to_find_is_an_error():
     with pytest.raises(EchoicError, match="without any event"):
         judge_events([Scored("a", [], np.arange(3.0), np.zeros((2, 2)))], [[]], LABELS)
-
-
-def test_a_result_says_all_of_itself(judgement):
-    paper = (Published("events", "a baseline", 0.351, "psds1"),)
-    result = EventsResult(
-        {"name": "m"}, "desed", "DESED", judgement.metrics, judgement.per_class, 6, 0.01, 40,
-        ("how",), paper, {"x": "silent"}, 2,
-    )  # fmt: skip
-    document = json.loads(json.dumps(result.to_json()))
-    assert set(document["metrics"]) == {f"events/{n}" for n in (*METRICS, "psds1", "psds2")}
-    assert document["data"]["missing"] == 2
-    assert document["data"]["bad"] == {"x": "silent"}
-    assert document["published"][0]["value"] == 0.351
-    assert document["confidence"] == 0.95
-    assert set(document["per_class"]) == set(golden()["labels"])
-    out = io.StringIO()
-    Console(width=140, file=out).print(result.table())
-    shown = out.getvalue()
-    assert "DESED: 6 recordings, 40 events" in shown
-    assert "a baseline 35.1 %" in shown
 
 
 def test_a_span_as_json():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from echoic.eval.outcomes import Means, Tags, digest, read_result, result_of, write_result
+from echoic.eval.outcomes import Counts, Means, Tags, digest, read_result, result_of, write_result
 from echoic.types import DataError
 
 
@@ -47,6 +47,15 @@ def test_what_is_written_is_read(tmp_path, rng):
     np.testing.assert_array_equal(second.truth, tags.truth)
     np.testing.assert_array_equal(second.runs, tags.runs)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_counts_are_read_too(tmp_path):
+    counts = Counts("bleu", ("x/bleu_1", "x/bleu_2"), ["a", "b"], np.arange(6.0).reshape(2, 3), "1")
+    (found,) = read_result(write_result(tmp_path / "a.json", Found(counts))).outcomes
+    np.testing.assert_array_equal(found.counts, counts.counts)
+    assert (found.formula, found.figures, found.clips, found.against) == (
+        "bleu", counts.figures, ["a", "b"], "1",
+    )  # fmt: skip
 
 
 def test_it_is_the_document_with_more_in_it(tmp_path, rng):

@@ -19,7 +19,6 @@ from echoic.eval.retrieval import retrieve
 from echoic.eval.sections import (
     captioning_section,
     classification_section,
-    comparison_section,
     configuration_section,
     headline_section,
     order_section,
@@ -112,7 +111,6 @@ def full_report(label: str = "rain") -> Report:
             classification_section(label, result, classes, boot, lead=label),
             captioning_section(captioned, names, names, [names[:2]] * 30, boot, lead=label),
             order_section({label: share, "all": share}),
-            comparison_section(label, [label, "b"], {label: [share, share], "x": [share, share]}),
             configuration_section({label: {label: label}}, [label]),
         ],
     )
@@ -176,7 +174,7 @@ def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyP
     check(target.read_text("utf-8"))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(DataError, match=r"report\.html: cannot be written \(disk full\)"):
             Report("second", "", []).write(target)
     assert "first" in target.read_text("utf-8")
     assert list(target.parent.iterdir()) == [target]

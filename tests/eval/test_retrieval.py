@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from echoic.eval.bootstrap import Bootstrap
-from echoic.eval.retrieval import Retrieval, compare, retrieval_metrics, retrieve, validation_loss
+from echoic.eval.retrieval import Retrieval, retrieval_metrics, retrieve, validation_loss
 from echoic.types import EchoicError
 from tests.golden import Golden, golden_tools
 
@@ -199,19 +199,6 @@ def test_intervals_hold_the_figures(rng: np.random.Generator) -> None:
     for name, interval in bounds.items():
         assert interval.value == pytest.approx(metrics[name]), name
         assert interval.low <= interval.value <= interval.high, name
-
-
-def test_compare_sees_the_better_model(rng: np.random.Generator) -> None:
-    owner = np.repeat(np.arange(60), 3)
-    audio = rng.standard_normal((60, 16))
-    good = retrieve(audio, audio[owner] + rng.standard_normal((180, 16)), owner)
-    bad = retrieve(audio, audio[owner] + 4 * rng.standard_normal((180, 16)), owner)
-    gap = compare(good, bad, Bootstrap(0))["text_to_audio_R@1"]
-    assert gap.low > 0
-    assert gap.p < 0.01
-    assert compare(good, good, Bootstrap(0))["text_to_audio_R@1"].p == 1
-    with pytest.raises(ValueError, match="same captions"):
-        compare(good, retrieve(np.eye(2), np.eye(2), [0, 1]), Bootstrap(0))
 
 
 def test_wrong_input_is_named() -> None:

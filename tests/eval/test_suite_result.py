@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from rich.console import Console
 from echoic.data.tasks.paper import Published
 from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.evaluation import Evaluation, ZeroShot
-from echoic.eval.events import EventsResult
-from echoic.eval.outcomes import read_result, write_result
+from echoic.eval.events_result import EventsResult
+from echoic.eval.outcomes import Counts, read_result, write_result
 from echoic.eval.suite_entry import Entry, filled
 from echoic.eval.suite_result import SuiteResult
 from echoic.eval.task_result import TaskResult
@@ -55,6 +56,7 @@ def events():
         model=MODEL, task="synth", title="Scenes", per_class={}, recordings=2, hours=0.1, events=5,
         metrics={"segment_f1": interval(0.4), "psds1": interval(0.3), "error_rate": interval(1.2)},
         words=("tagged so.",),
+        counts=Counts("events", ("events/segment_f1",), ["a", "b"], np.ones((2, 7)), "truth"),
     )  # fmt: skip
 
 
@@ -125,6 +127,29 @@ def test_the_table_has_one_line_for_each_figure(found, width):
     assert lines[-1] == "GTZAN, linear, no data: no folder gtzan"
 
 
+def test_other_clips_than_published_are_told(found):
+    whole = replace(found.entries[0], expected=4)
+    part = replace(whole, expected=2000)
+    assert not whole.partly
+    assert not found.entries[0].partly
+    assert part.heading() == "ESC-50, zero shot, by m2d: in one line; 4 clips, published are 2000"
+    assert next(part.rows())["expected"] == 2000
+    assert not replace(part, status="failed", reason="damaged").partly
+
+
+def test_the_report_tells_sections_of_one_name_apart(found):
+    twice = (found.entries[0], replace(found.entries[0], measure="linear"), found.entries[1])
+    result = SuiteResult(MODEL, "some", twice)
+    titles = [section.title for section in result.report().sections]
+    assert {"ESC-50, zero shot: The figure", "ESC-50, linear: The figure"} <= set(titles)
+    assert "SYNTH: Zero-shot classification" in titles
+    figures, how = result.report().sections[0].blocks
+    assert [row[0] for row in figures.rows] == [
+        "ESC-50, zero shot", "ESC-50, linear", "SYNTH, zero shot",
+    ]  # fmt: skip
+    assert how.rows[0] == ("ESC-50, zero shot", "by m2d: in one line")
+
+
 def test_a_stopped_one_says_so(found):
     stopped = SuiteResult(MODEL, "some", found.entries[:1], complete=False)
     assert stopped.table().title == "some: 1 measured, stopped before the end"
@@ -138,6 +163,7 @@ def test_the_report_has_the_table_and_what_each_result_knows(found, tmp_path):
     titles = [section.title for section in found.report().sections]
     assert titles[0] == "At a glance"
     assert "ESC-50: The figure" in titles
+    assert "Scenes: Over time" in titles
     assert "SYNTH: Zero-shot classification" in titles
     with pytest.raises(DataError, match="cannot be written"):
         found.write_report(tmp_path / "report.html" / "within.html")
@@ -146,5 +172,5 @@ def test_the_report_has_the_table_and_what_each_result_knows(found, tmp_path):
 def test_a_result_file_names_figures_by_their_task(found, tmp_path):
     read = read_result(write_result(tmp_path / "a.json", found))
     figures = {name for each in read.outcomes for name in each.figures}
-    assert figures == {"synth/zero_shot/accuracy"}
+    assert figures == {"synth/zero_shot/accuracy", "synth/events/segment_f1"}
     assert figures <= read.document["metrics"].keys()

@@ -250,6 +250,27 @@ def test_a_step_may_be_made_of_several_batches(model, tmp_path):
     assert finetune(model, splits(), tmp_path, spec).step == 8
 
 
+@pytest.mark.parametrize(("parts", "steps"), [(2, 8), (3, 6), (4, 4), (99, 4)])
+def test_a_step_is_at_most_an_epoch(parts, steps, model, tmp_path):
+    spec = PROBE.model_copy(update={"epochs": 4, "batch_clips": 4, "accumulate": parts})
+    assert finetune(model, splits(), tmp_path, spec).step == steps
+
+
+def test_a_step_in_parts_is_the_step_at_once(model, tmp_path):
+    """As LAION's preset has it: what moves is moved by the mean over all clips of the step."""
+    found = []
+    for parts in (1, 4, 99):
+        changed = {"head": "linear", "batch_clips": 16 // min(parts, 8), "accumulate": parts}
+        spec = TUNED.model_copy(update={"epochs": 2, **changed})
+        file = finetune(model, splits(), tmp_path / str(parts), spec).file
+        found.append({**load_classifier(file).audio.state_dict()})
+    before = model.network.audio.state_dict()
+    name = "encoder.patch.weight"
+    assert (found[0][name] - before[name]).abs().max() > 1e-4
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=1e-5)
+
+
 def test_nothing_global_is_drawn(model, tmp_path):
     state = torch.get_rng_state()
     finetune(model, splits(), Path(tmp_path), PROBE.model_copy(update={"epochs": 1}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -31,3 +32,6 @@ def _process(rank: int, work: Work, world: int, folder: str) -> None:
         torch.save(work(rank, Path(folder)), Path(folder) / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
+    # DDP and meshes outlive the group, and so do gloo's threads: one of them that wants python's
+    # lock while python ends aborts the process (seen once in dozens of runs on a busy machine)
+    os._exit(0)

@@ -47,6 +47,7 @@ def test_an_interval_is_told_to_people_and_to_programs(tmp_path):
         "audio_s": 64.0,
         "tokens": 80,
         "bad": 2,
+        "skipped": 0,
     }
     clocks.pop("elapsed_s")
     assert clocks == {

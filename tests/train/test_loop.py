@@ -128,7 +128,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_clips(tmp_path, value):
     )
     task = Line()
     with pytest.raises(NonFiniteError) as caught:
-        run_toy(tmp_path, task, loader=loader)
+        run_toy(tmp_path, task, loader=loader, run=RUN.model_copy(update={"max_skipped": 0}))
     said = str(caught.value)
     assert said.startswith("step 7: loss copy is ")
     assert "clip13_0, clip13_1" in said
@@ -144,8 +144,42 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
         def forward(self, batch):
             return {"copy": (self.line.weight.sum() * 0).sqrt()}  # 0, with an infinite slope
 
-    with pytest.raises(NonFiniteError, match=r"step 1: the gradient's norm is nan"):
-        run_toy(tmp_path, Steep())
+    with pytest.raises(NonFiniteError, match=r"step 1: the gradient's norm is nan; stopped"):
+        run_toy(tmp_path, Steep(), run=RUN.model_copy(update={"max_skipped": 0}))
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(tmp_path):
+    """Of a task with running statistics, momentum, an average and a teacher."""
+
+    class Watched(ToyTask):
+        def after_step(self, step: int) -> None:
+            super().after_step(step)
+            self.made = (*getattr(self, "made", ()), step)
+
+    def spoil(t: int, clips: torch.Tensor) -> torch.Tensor:
+        return clips.index_fill(0, torch.tensor(3), float("nan")) if t in (13, 20, 22) else clips
+
+    console = Console(file=(told := io.StringIO()), width=1000)
+    task = Watched()
+    assert run_toy(tmp_path, task, loader=ToyLoader(spoil=spoil), console=console).finished
+    assert set(range(60)) - set(task.made) == {6, 10, 11}
+    assert all(tensor.isfinite().all() for tensor in task.state_dict().values())
+    said = told.getvalue()
+    assert "step 7 skipped: loss copy is nan; clips: clip13_0" in said
+    assert "3 steps skipped" in said.splitlines()[-3]
+    counts = {row["step"]: row["skipped"] for row in rows(tmp_path) if row["kind"] == "train"}
+    assert (counts[4], counts[8], counts[12], counts[60]) == (0, 1, 3, 3)
+    row = next(row for row in rows(tmp_path) if row["step"] == 8)
+    assert row["clips"] == 3 * OPTIM.accumulate * 8  # of the steps that were made
+    assert np.isfinite(row["loss"])
+
+
+def test_too_many_in_a_row_stop_the_run(tmp_path):
+    loader = ToyLoader(spoil=lambda t, clips: clips * float("nan") if t == 8 or t > 13 else clips)
+    with pytest.raises(NonFiniteError, match=r"step 10: loss copy is nan \(3 steps in a row\)"):
+        run_toy(tmp_path, loader=loader, run=RUN.model_copy(update={"max_skipped": 2}), resume=True)
+    with pytest.raises(NonFiniteError, match=r"step 10: .*3 steps in a row"):  # counted on
+        run_toy(tmp_path, loader=loader, run=RUN.model_copy(update={"max_skipped": 2}), resume=True)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_the_earlier_checkpoints(tmp_path, monkeypatch):

@@ -77,7 +77,8 @@ if sys.argv[1] == "keep":
     keep_memory()
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.zeros(64 << 20, dtype=torch.uint8)
+    together = [torch.zeros(40 << 20, dtype=torch.uint8) for _ in range(4)]
+    del together
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults)
 """
@@ -89,4 +90,4 @@ def test_kept_memory_is_not_cleared_again():
         mode: int(subprocess.check_output([sys.executable, "-c", _TWICE, mode], text=True))
         for mode in ("keep", "leave")
     }
-    assert faults["keep"] < 100 < faults["leave"]
+    assert faults["keep"] < faults["leave"] / 2  # a hole can be too small by a few bytes

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 from rich.console import Console
 
@@ -19,6 +20,15 @@ from tests.train.toy import OPTIM, ToyTask, run_toy
 
 HIDDEN = 2000  # some megabytes, so that a kill may well fall into the writing of a checkpoint
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes that are killed, whatever a test before has set."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:

@@ -63,28 +63,40 @@ class ToyTask(nn.Module):
 
 
 class ToyLoader:
-    """Batch t is a function of (seed, t); every seventh has a bad clip."""
+    """Batch t is a function of (seed, t); every seventh has a bad clip, and where they are uneven
+    every fifth has fewer clips. As one of `ranks` it gives its share."""
 
-    def __init__(self, seed: int = 0, spoil: Callable[[int, Tensor], Tensor] | None = None) -> None:
-        self.seed, self.spoil = seed, spoil
+    def __init__(
+        self,
+        seed: int = 0,
+        spoil: Callable[[int, Tensor], Tensor] | None = None,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        uneven: bool = False,
+    ) -> None:
+        self.seed, self.spoil, self.uneven = seed, spoil, uneven
+        self.rank, self.ranks = rank, ranks
         self.bad: dict[str, str] = {}
 
     def batches(self, first_step: int) -> Iterator[Batch]:
-        t = first_step
+        t = first_step + self.rank
         while True:
             if t % 7 == 0:
                 self.bad[f"bad{t}"] = "silent"
             yield self.batch(t)
-            t += 1
+            t += self.ranks
 
     def batch(self, t: int) -> Batch:
         generator = torch.Generator().manual_seed(self.seed * 1000 + t)
-        clips = torch.randn(8, WIDTH, generator=generator)
+        count = 3 if self.uneven and t % 5 == 0 else 8
+        clips = torch.randn(count, WIDTH, generator=generator)
         if self.spoil:
             clips = self.spoil(t, clips)
-        text = Ragged.from_lengths(torch.zeros(8, dtype=torch.int64), [1] * 8)
-        keys = tuple(f"clip{t}_{i}" for i in range(8))
-        return Batch(Ragged.from_rows(list(clips)), text, torch.arange(8), keys, seed=self.seed + t)
+        text = Ragged.from_lengths(torch.zeros(count, dtype=torch.int64), [1] * count)
+        keys = tuple(f"clip{t}_{i}" for i in range(count))
+        rows, seed = Ragged.from_rows(list(clips)), self.seed + t
+        return Batch(rows, text, torch.arange(count), keys, seed)
 
     def state_dict(self) -> dict[str, Any]:
         return {"bad": dict(self.bad)}

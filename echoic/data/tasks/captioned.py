@@ -7,7 +7,6 @@ two of a clip are the same. What judges is the part "test".
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +15,18 @@ import numpy as np
 
 from echoic.data.clips import Clip
 from echoic.data.sources import FileSource
-from echoic.data.tasks.layouts import AudioFiles, Csv, Reader, located, templates_of
+from echoic.data.tasks.layouts import (
+    AudioFiles,
+    Csv,
+    Reader,
+    allow_missing,
+    located,
+    require_lists,
+    templates_of,
+)
 from echoic.data.tasks.paper import Published, published
 from echoic.data.tasks.task import Indices
 from echoic.types import DataError
-
-log = logging.getLogger("echoic.data")
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,7 @@ class CaptionedTask:
 def open_captioned(spec: CaptionedSpec, folder: Path) -> CaptionedTask:
     """Parts that are wholly absent, list or sound, are left out unless they judge. Raises DataError
     naming what is missing or at fault, in one line. No audio is opened."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {spec.title} is had from {spec.home}")
-    if absent := spec.absent(folder, "test"):
-        raise DataError(
-            f"{folder}: {spec.title} lacks {', '.join(absent)} (echoic data check {spec.name} "
-            f"{folder} tells more)"
-        )
+    require_lists(spec, folder, spec.absent(folder, "test"))
     listed = captions_listed(spec, folder)
     there = {entry.part for entry in listed if entry.found} | {"test"}
     wanted = [entry for entry in listed if entry.part in there]
@@ -156,15 +155,7 @@ def _check(spec: CaptionedSpec, folder: Path, entries: Sequence[CaptionEntry]) -
         raise DataError(f"{folder}: no clip of {spec.title} is in test{first}")
     if bare := [entry.path for entry in entries if entry.found and not entry.captions]:
         raise DataError(f"{folder}: {len(bare)} clips have no caption (first: {bare[0]})")
-    if not missing:
-        return
-    line = (
-        f"{folder}: {len(missing)} of {len(entries)} clips of {spec.title} are not there (first: "
-        f"{missing[0]})"
-    )
-    if not spec.may_lack:
-        raise DataError(f"{line}; echoic data check {spec.name} {folder} lists them")
-    log.warning("%s; left out, so figures are not quite those of the full set", line)
+    allow_missing(spec, folder, missing, len(entries))
 
 
 # -- the sets ------------------------------------------------------------------------------------

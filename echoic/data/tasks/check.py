@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from echoic.data.tasks.captioned import CaptionedSpec, CaptionEntry, captions_listed
+from echoic.data.tasks.layouts import require_folder
 from echoic.data.tasks.opening import label_names, listing
 from echoic.data.tasks.task import TaskSpec
 from echoic.data.tasks.timed import TimedSpec, events_listed
@@ -120,8 +121,7 @@ def check_timed(spec: TimedSpec, folder: Path) -> TaskCheck:
 
 def _lists(spec: Spec, folder: Path) -> tuple[dict[str, bool], tuple[str, ...]]:
     """Which files are there, and a line for each that is not. Raises DataError."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {spec.title} is had from {spec.home}")
+    require_folder(spec, folder)
     absent = spec.absent(folder)
     lists = {name: name not in absent for name in spec.needs}
     return lists, tuple(f"{name} is missing" for name in absent)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -19,6 +20,8 @@ from typing import Protocol
 from echoic.data.clips import AUDIO_SUFFIXES
 from echoic.data.tables import bytes_of, decode
 from echoic.types import DataError
+
+log = logging.getLogger("echoic.data")
 
 Cells = Mapping[str, str]
 
@@ -215,3 +218,54 @@ def templates_of(rows: Iterable[Located]) -> tuple[str, ...]:
 
 def _several(paths: str | tuple[str, ...]) -> tuple[str, ...]:
     return (paths,) if isinstance(paths, str) else paths
+
+
+# -- what is missing -----------------------------------------------------------------------------
+
+
+class Declared(Protocol):
+    """What the declarations of all kinds of tasks have, as far as it is asked here."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def home(self) -> str: ...
+
+    @property
+    def may_lack(self) -> bool: ...
+
+
+def require_folder(spec: Declared, folder: Path) -> None:
+    """Raises DataError that says where the data is had."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; {spec.title} is had from {spec.home}")
+
+
+def require_lists(spec: Declared, folder: Path, absent: Sequence[str]) -> None:
+    """absent: lists of the folder that are not there. Raises DataError that names them."""
+    require_folder(spec, folder)
+    if absent:
+        raise DataError(
+            f"{folder}: {spec.title} lacks {', '.join(absent)} (echoic data check {spec.name} "
+            f"{folder} tells more)"
+        )
+
+
+def allow_missing(
+    spec: Declared, folder: Path, missing: Sequence[str], total: int, noun: str = "clips"
+) -> None:
+    """Tells of files that lists name and the folder lacks, `missing` of `total`. Raises DataError
+    where none may lack, or all do."""
+    if not missing:
+        return
+    line = (
+        f"{folder}: {len(missing)} of {total} {noun} of {spec.title} are not there (first: "
+        f"{missing[0]})"
+    )
+    if not spec.may_lack or len(missing) == total:
+        raise DataError(f"{line}; echoic data check {spec.name} {folder} lists them")
+    log.warning("%s; left out, so figures are not quite those of the full set", line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,26 +10,18 @@ from echoic.data.captions import words
 from echoic.data.clips import Clip
 from echoic.data.labels import Labels
 from echoic.data.sources import FileSource
-from echoic.data.tasks.layouts import AudioFiles, Csv, Entry, entries
+from echoic.data.tasks.layouts import AudioFiles, Csv, Entry, allow_missing, entries, require_lists
 from echoic.data.tasks.task import PARTS, Task, TaskSpec
 from echoic.types import DataError
-
-log = logging.getLogger("echoic.data")
 
 
 def open_folder(spec: TaskSpec, folder: Path) -> Task:
     """Raises DataError naming what is missing or at fault, in one line."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {spec.title} is had from {spec.home}")
-    if absent := spec.absent(folder):
-        raise DataError(
-            f"{folder}: {spec.title} lacks {', '.join(absent)} (echoic data check {spec.name} "
-            f"{folder} tells more)"
-        )
+    require_lists(spec, folder, spec.absent(folder))
     listed = listing(spec, folder)
     found = [entry for entry in listed if entry.found]
     missing = tuple(entry.path for entry in listed if not entry.found)
-    _tell_missing(spec, folder, missing, len(listed))
+    allow_missing(spec, folder, missing, len(listed))
     clips = [Clip(entry.path, (), entry.labels, None) for entry in found]
     source = FileSource(clips, [folder / entry.path for entry in found])
     names = label_names(spec, folder, found)
@@ -111,18 +102,6 @@ def part_of_group(group: str, shares: Mapping[str, float]) -> str:
         if place < 0:
             return name
     return name
-
-
-def _tell_missing(spec: TaskSpec, folder: Path, missing: Sequence[str], total: int) -> None:
-    if not missing:
-        return
-    line = (
-        f"{folder}: {len(missing)} of {total} clips of {spec.title} are not there (first: "
-        f"{missing[0]})"
-    )
-    if not spec.may_lack or len(missing) == total:
-        raise DataError(f"{line}; echoic data check {spec.name} {folder} lists them")
-    log.warning("%s; left out, so figures are not quite those of the full set", line)
 
 
 def _check(task: Task, folder: Path) -> None:

@@ -30,6 +30,11 @@ VALID_SHARE = 0.1
 _DRAWS = 1000
 
 
+def by_part(train: int, valid: int, test: int) -> dict[str, int]:
+    """Of data with fixed parts: how many clips each has."""
+    return dict(zip(PARTS, (train, valid, test), strict=True))
+
+
 @dataclass(frozen=True)
 class OwnSplit:
     """For data without public parts. The user's `file`, a CSV of the columns file (its path in the

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +18,18 @@ from echoic.data.captions import words
 from echoic.data.clips import Clip
 from echoic.data.sources import FileSource
 from echoic.data.tables import bytes_of, decode
-from echoic.data.tasks.layouts import AudioFiles, Cells, Reader, located, templates_of
+from echoic.data.tasks.layouts import (
+    AudioFiles,
+    Cells,
+    Reader,
+    allow_missing,
+    located,
+    require_lists,
+    templates_of,
+)
 from echoic.data.tasks.paper import Published
 from echoic.data.tasks.task import Indices
 from echoic.types import DataError
-
-log = logging.getLogger("echoic.data")
 
 PART = "test"
 
@@ -159,13 +164,7 @@ class TimedTask:
 
 def open_timed(spec: TimedSpec, folder: Path) -> TimedTask:
     """Raises DataError naming what is missing or at fault, in one line. No audio is opened."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; {spec.title} is had from {spec.home}")
-    if absent := spec.absent(folder):
-        raise DataError(
-            f"{folder}: {spec.title} lacks {', '.join(absent)} (echoic data check {spec.name} "
-            f"{folder} tells more)"
-        )
+    require_lists(spec, folder, spec.absent(folder))
     listed = events_listed(spec, folder)
     found = [entry for entry in listed if entry.found]
     missing = tuple(entry.path for entry in listed if not entry.found)
@@ -210,19 +209,10 @@ def _check(
     spec: TimedSpec, folder: Path, found: Sequence[TimedEntry], missing: Sequence[str]
 ) -> None:
     """Raises DataError on what cannot be measured; tells what is left out."""
-    total = len(found) + len(missing)
     if not any(entry.events for entry in found):
         where = f" (first: {missing[0]})" if missing else ""
         raise DataError(f"{folder}: no recording of {spec.title} with an event is there{where}")
-    if not missing:
-        return
-    line = (
-        f"{folder}: {len(missing)} of {total} recordings of {spec.title} are not there (first: "
-        f"{missing[0]})"
-    )
-    if not spec.may_lack:
-        raise DataError(f"{line}; echoic data check {spec.name} {folder} lists them")
-    log.warning("%s; left out, so figures are not quite those of the full set", line)
+    allow_missing(spec, folder, missing, len(found) + len(missing), "recordings")
 
 
 # -- the sets ------------------------------------------------------------------------------------
