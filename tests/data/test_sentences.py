@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,7 +212,8 @@ class TestWriting:
 
     def test_progress_without_a_terminal(self, tmp_path, monkeypatch, capsys):
         clock = iter(np.arange(0, 1e4, 4.0))
-        monkeypatch.setattr("echoic.data.sentences.time.monotonic", lambda: next(clock))
+        own = SimpleNamespace(monotonic=lambda: next(clock))  # other threads keep theirs
+        monkeypatch.setattr("echoic.data.sentences.time", own)
         embed_captions(many(20), Letters(), tmp_path, per_write=3, console=Console())
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "9 of 27 captions | 0.75 captions/s | 0:00:24 left"
