@@ -9,8 +9,9 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -33,6 +34,7 @@ NO_MODEL = (
     "set ECHOIC_MODEL, or make one with: echoic demo"
 )
 _FILE_WIDTH = 160  # of tables that go into a file or a pipe
+_TOLD_EVERY_S = 10.0
 
 
 def wrong(line: str) -> EchoicError:
@@ -350,21 +352,24 @@ def emit(document: Any) -> None:
     print(json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False))
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which becomes `path` when all went well. Raises EchoicError
-    naming `path`.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield beside
-        beside.replace(path)
-    except OSError as error:
-        raise wrong(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            beside.unlink()
+def writing(path: Path) -> AbstractContextManager[Path]:
+    """`data.files.writing`, imported when it is needed."""
+    from echoic.data.files import writing as whole
+
+    return whole(path)
+
+
+def told_now_and_then(what: str) -> Callable[[int, int], None]:
+    """Says every ten seconds how many of all are done."""
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told >= _TOLD_EVERY_S and done < total:
+            told = time.monotonic()
+            say(f"{done} of {total} {what}")
+
+    return progress
 
 
 def program() -> str:

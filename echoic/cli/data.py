@@ -3,7 +3,6 @@ embed-captions, tasks and leaks: making, packing, captioning and examining sound
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from dataclasses import replace
 from enum import StrEnum
@@ -27,6 +26,7 @@ from echoic.cli.common import (
     emit,
     program,
     say,
+    told_now_and_then,
     use_cpu,
     wrong,
 )
@@ -38,11 +38,10 @@ from echoic.cli.tasks import check_folder, tasks
 
 if TYPE_CHECKING:
     from echoic.data.clips import Source
-    from echoic.data.keyword_captions import Generator, KeywordSummary, Progress
+    from echoic.data.keyword_captions import Generator, KeywordSummary
 
 PANEL = "Data"
 _CHECK_RATE_HZ = 16_000
-_TOLD_EVERY_S = 10.0
 _MODEL_PANEL = "Where the generator is a model"
 
 
@@ -182,7 +181,7 @@ def keywords(
         batch=batch,
         shortest_s=shortest_s,
         debias=DEBIAS if debias else {},
-        progress=_counted(),
+        progress=told_now_and_then("clips"),
     )
     _captioned(summary, source, as_json)
 
@@ -195,19 +194,6 @@ def _generator(name: str, options: dict[str, Any]) -> Generator:
     from echoic.keywords import KeywordModel
 
     return KeywordModel(name, **options)
-
-
-def _counted() -> Progress:
-    """Says how far a run is, every ten seconds."""
-    told = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _TOLD_EVERY_S and done < total:
-            told = time.monotonic()
-            say(f"{done} of {total} clips")
-
-    return progress
 
 
 def _captioned(summary: KeywordSummary, source: Path, as_json: bool) -> None:

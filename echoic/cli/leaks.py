@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,15 +20,15 @@ from echoic.cli.common import (
     program,
     say,
     show,
+    told_now_and_then,
     typed,
     wrong,
 )
 
 if TYPE_CHECKING:
-    from echoic.data.leaks import LeakKind, LeakReport, Progress
+    from echoic.data.leaks import LeakKind, LeakReport
 
 _SHOWN = 20
-_TOLD_EVERY_S = 10.0
 _LISTS = (".json", ".txt")
 
 
@@ -104,25 +103,18 @@ def leaks(
         held = TableOptions(None, None, None, None, missing).open(evaluation, need_captions=False)
         kinds: list[LeakKind] = [kind.value for kind in by or By]
         report = find_leaks(
-            source, held, kinds=kinds, near=near, threads=threads, progress=_counted()
+            source,
+            held,
+            kinds=kinds,
+            near=near,
+            threads=threads,
+            progress=told_now_and_then("clips heard"),
         )
     for file, keys in ((out, report.train_keys), (out_eval, report.eval_keys)):
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_leak_list(keys, file)
     _tell(report, train, evaluation, out, out_eval, as_json)
-
-
-def _counted() -> Progress:
-    told = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= _TOLD_EVERY_S and done < total:
-            told = time.monotonic()
-            say(f"{done} of {total} clips heard")
-
-    return progress
 
 
 def _tell(

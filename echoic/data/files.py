@@ -1,10 +1,11 @@
 """Files that a kill leaves usable: those that are there whole or not at all, and one that grows by
-pieces."""
+pieces; and where what may be made anew is kept."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -12,6 +13,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from echoic.types import DataError
+
+
+def cache_folder() -> Path:
+    """ECHOIC_CACHE if it is set, else `echoic` in the user's cache folder of this platform."""
+    if named := os.environ.get("ECHOIC_CACHE"):
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "echoic"
 
 
 def made_folder(path: str | os.PathLike[str]) -> tuple[Path, bool]:
@@ -37,6 +51,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
         scratch.replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which becomes `path` when all went well. Raises DataError
+    naming `path`.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        beside.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
+    finally:
+        with suppress(OSError):
+            beside.unlink()
 
 
 class GrowingFile:

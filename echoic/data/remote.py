@@ -231,16 +231,3 @@ def _store(url: str) -> tuple[Any, str]:
         raise DataError(f"{scheme}://: {first_line(error)}; {need}") from None
     except ValueError as error:
         raise DataError(f"{scheme}://: no such kind of address ({first_line(error)})") from None
-
-
-def index_folder() -> Path:
-    """Where indices of remote tars are kept: in ECHOIC_CACHE, else the user's cache folder."""
-    if named := os.environ.get("ECHOIC_CACHE"):
-        return Path(named) / "shards"
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "echoic" / "shards"

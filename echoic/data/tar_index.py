@@ -22,7 +22,8 @@ from typing import Any, BinaryIO
 from echoic.audio.io import probe_audio
 from echoic.data.clips import AUDIO_SUFFIXES, Clip
 from echoic.data.describe import DESCRIPTION_SUFFIXES, Described, describe
-from echoic.data.remote import RemoteFile, index_folder
+from echoic.data.files import cache_folder
+from echoic.data.remote import RemoteFile
 from echoic.types import AudioError, DataError
 
 log = logging.getLogger("echoic.data")
@@ -87,7 +88,7 @@ def _of_file(path: Path) -> TarIndex:
 
 def _of_remote(tar: RemoteFile) -> TarIndex:
     stamp = {"version": _VERSION, **tar.stamp()}
-    kept = index_folder() / f"{sha256(str(tar).encode()).hexdigest()[:32]}{SUFFIX}"
+    kept = cache_folder() / "shards" / f"{sha256(str(tar).encode()).hexdigest()[:32]}{SUFFIX}"
     index = _load(kept, stamp)
     if index is None:
         index = _beside(tar, {"version": _VERSION, "size": stamp["size"]})

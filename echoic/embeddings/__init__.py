@@ -13,7 +13,6 @@ from echoic.embeddings.cache import (
     Part,
     Space,
     VectorCache,
-    default_folder,
     open_cache,
 )
 from echoic.embeddings.hearing import cut, hear_parts, unheard, whole
@@ -27,7 +26,6 @@ __all__ = [
     "Space",
     "VectorCache",
     "cut",
-    "default_folder",
     "hear_parts",
     "open_cache",
     "read_texts",

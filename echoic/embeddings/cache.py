@@ -12,12 +12,10 @@ import hashlib
 import logging
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +24,7 @@ import torch
 from torch import Tensor
 
 from echoic.api import EchoicModel
-from echoic.data.files import made_folder
+from echoic.data.files import cache_folder, made_folder
 from echoic.embeddings.keys import Kind, made_by
 from echoic.types import DataError
 
@@ -58,19 +56,6 @@ class Part(NamedTuple):
     length: int
 
 
-def default_folder() -> Path:
-    """ECHOIC_CACHE if it is set, else `echoic` in the user's cache folder of this platform."""
-    if named := os.environ.get("ECHOIC_CACHE"):
-        return Path(named)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "echoic"
-
-
 class VectorCache:
     """The vectors in a folder, shared by whatever processes have it open.
 
@@ -85,7 +70,7 @@ class VectorCache:
     def __init__(
         self, folder: str | os.PathLike[str] | None = None, *, limit_bytes: int = LIMIT_BYTES
     ) -> None:
-        self.folder, _ = made_folder(default_folder() if folder is None else folder)
+        self.folder, _ = made_folder(cache_folder() if folder is None else folder)
         self.path, self.found, self.made = self.folder / FILE_NAME, 0, 0
         self._limit, self._told_once = limit_bytes, set[str]()
         self._db: sqlite3.Connection | None = None

@@ -13,9 +13,7 @@ import base64
 import binascii
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from echoic.data.files import writing
 from echoic.eval.ranks import Floats
 from echoic.types import DataError
 
@@ -117,16 +116,8 @@ def write_result(path: Path, measured: Measured) -> Path:
     text = json.dumps(
         measured.to_json() | {"outcomes": outcomes}, ensure_ascii=False, allow_nan=False
     )
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with writing(path) as beside:
         beside.write_text(text + "\n", "utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        with suppress(OSError):
-            beside.unlink()
     return path
 
 

@@ -14,13 +14,13 @@ import torch
 
 from echoic.api import EchoicModel
 from echoic.data.clips import SubsetSource
+from echoic.data.files import cache_folder
 from echoic.embeddings import (
     FILE_NAME,
     Entry,
     Part,
     Space,
     VectorCache,
-    default_folder,
     hearing,
     open_cache,
 )
@@ -158,11 +158,11 @@ def test_a_disk_that_refuses_stops_nobody(model, tones, tmp_path, caplog):
 
 def test_where_it_lies(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("ECHOIC_CACHE", str(tmp_path / "own"))
-    assert default_folder() == tmp_path / "own"
+    assert cache_folder() == tmp_path / "own"
     monkeypatch.delenv("ECHOIC_CACHE")
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert default_folder() == tmp_path / "xdg/echoic"
+    assert cache_folder() == tmp_path / "xdg/echoic"
     (tmp_path / "xdg").write_text("a file")
     with open_cache() as cache:
         assert cache is None
