@@ -41,6 +41,9 @@ log = logging.getLogger("echoic.hub")
 # owner/name and an optional @revision, in the Hub's own letters
 _HUB_NAME = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_REFUSED = (
+    "the Hub did not take it; it wants a token that may write (HF_TOKEN, hf auth login)"
+)
 # All that a model needs; weights that are a pickle are fetched where there are no others.
 _WANTED = [
     FILE_NAME, CONFIG, PREPROCESSOR, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG, "vocab.json",
@@ -132,7 +135,9 @@ def _repository(repo: str, asked: str, revision: str) -> Path:
 
 
 @contextmanager
-def _told(asked: str) -> Iterator[None]:
+def _told(
+    asked: str, failed: str = "no such file or folder here, and the Hub did not give it"
+) -> Iterator[None]:
     """Turns what the Hub's client raises into one line."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -140,9 +145,7 @@ def _told(asked: str) -> Iterator[None]:
         yield
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = first_line(error)
-        raise CheckpointError(
-            f"{asked}: no such file or folder here, and the Hub did not give it ({why})"
-        ) from None
+        raise CheckpointError(f"{asked}: {failed} ({why})") from None
 
 
 def _check_fetched(weights: Path) -> None:
@@ -201,16 +204,21 @@ def push_to_hub(
     there already stays. Returns its address. Raises CheckpointError."""
     from huggingface_hub import HfApi
 
-    if not _HUB_NAME.fullmatch(name) or "@" in name:
-        raise CheckpointError(f"{name}: a repository on the Hub is named owner/name")
+    require_name(name)
     hub = HfApi()
-    with tempfile.TemporaryDirectory() as scratch, _told(name):
+    with tempfile.TemporaryDirectory() as scratch, _told(name, _REFUSED):
         address = hub.create_repo(name, private=private, exist_ok=True)
         save_pretrained(content, Path(scratch), name=name)
         if hub.file_exists(name, "README.md"):
             Path(scratch, "README.md").unlink()
         hub.upload_folder(repo_id=name, folder_path=scratch, commit_message=message)
     return str(address)
+
+
+def require_name(name: str) -> None:
+    """Raises CheckpointError on what cannot be a repository of the Hub."""
+    if not _HUB_NAME.fullmatch(name) or "@" in name:
+        raise CheckpointError(f"{name}: a repository on the Hub is named owner/name")
 
 
 def _write(path: Path, text: str) -> None:

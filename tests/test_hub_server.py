@@ -206,6 +206,50 @@ push_to_hub(open_model(Path({str(tmp_path / "mine")!r})), "{REPO}")
     assert pushed.model.space_id() == tiny.content(3).model.space_id()
 
 
+PUSH = """
+import sys
+from echoic.cli import main
+sys.exit(main(["push", {model!r}, {name!r}, *{options!r}]))
+"""
+
+
+def test_a_model_is_pushed_by_the_command(hub, python, tmp_path):
+    save_pretrained(tiny.content(3), tmp_path / "mine")
+    hub.pushed.clear()
+    out, _ = python(PUSH.format(model=str(tmp_path / "mine"), name=REPO, options=["--private"]))
+    assert set(hub.pushed) == {"model.safetensors", "config.json", "tokenizer.json"}
+    assert out.splitlines() == [f"model: {hub.address}/{REPO}", f'load it:  echoic.load("{REPO}")']
+
+
+def test_what_would_be_pushed_can_be_looked_at(run, tmp_path):
+    save_pretrained(tiny.content(3), tmp_path / "mine")
+    code, out, err = run("push", tmp_path / "mine", "me/mine", "--only-to", tmp_path / "look")
+    assert (code, out) == (0, f"model: {tmp_path / 'look'}\n"), err
+    assert "TODO" in (tmp_path / "look" / "README.md").read_text()
+    assert "me/mine" in (tmp_path / "look" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["mine", "a/b/c", "me/mine@v1", "../mine"])
+def test_a_name_that_is_none_is_refused_before_all_else(run, tmp_path, name):
+    code, out, err = run("push", tmp_path / "missing", name)
+    assert (code, out) == (2, "")
+    assert err == f"error: {name}: a repository on the Hub is named owner/name\n"
+
+
+def test_a_hub_that_refuses_is_told_in_a_line(tmp_path, run, monkeypatch):
+    save_pretrained(tiny.content(3), tmp_path / "mine")
+
+    def refuse(*args, **kwargs):
+        raise OSError("401 Unauthorized")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", refuse)
+    code, out, err = run("push", tmp_path / "mine", "me/mine")
+    assert (code, out) == (2, "")
+    assert "error: me/mine: the Hub did not take it" in err
+    assert "HF_TOKEN" in err
+    assert "401 Unauthorized" in err
+
+
 def test_a_saved_folder_is_opened_and_its_readme_kept(tmp_path):
     content = tiny.content(card={"recipe": "nano"})
     save_pretrained(content, tmp_path / "model", name=REPO)

@@ -1,4 +1,4 @@
-"""models, convert: published checkpoints, in and out."""
+"""models, convert, push: published checkpoints, in and out."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL, epilog="Example: echoic models --json")(models)
     example = "Example: echoic convert 630k-audioset-best.pt clap.safetensors"
     app.command(rich_help_panel=PANEL, epilog=example)(convert)
+    example = "Example: echoic push runs/rain/model.safetensors me/rain-model --private"
+    app.command(rich_help_panel=PANEL, epilog=example)(push)
 
 
 def models(as_json: JsonOption = False) -> None:
@@ -140,6 +142,53 @@ def convert(
         say("tokenizer    none; echoic.load(..., tokenizer=...) or --tokenizer brings one")
     print(f"model: {target}")
     print(f"check it:  {typed(program(), 'check', target)}")
+
+
+def push(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A model in any form that echoic opens.", show_default=False
+        ),
+    ],
+    name: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="Of the repository.", show_default=False)
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository, if it is new, a private one.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--only-to", help="Write the same files to a folder, and send nothing: to look at them."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Put a model on the Hugging Face Hub: weights, tokenizer, description and model card.
+
+    A repository that is not there is made; a card that stands there stays. It needs a token that
+    may write, in HF_TOKEN or of hf auth login.
+    """
+    from echoic.convert.open import open_model
+    from echoic.hub import find_model, push_to_hub, require_name, save_pretrained
+
+    require_name(name)
+    content = open_model(find_model(model))
+    if folder is not None:
+        save_pretrained(content, folder, name=name)
+        where = str(folder)
+    else:
+        say(f"sending {model} to {name}")
+        where = push_to_hub(content, name, private=private)
+    if as_json:
+        emit({"model": name, "at": where, "sent": folder is None})
+        return
+    print(f"model: {where}")
+    if folder is not None:
+        say("lines of its README.md that are marked TODO wait for you")
+    else:
+        print(f'load it:  echoic.load("{name}")')
 
 
 def source_lines(told: dict[str, Any]) -> list[str]:
