@@ -93,7 +93,7 @@ def main() -> None:
     keep_memory()  # as echoic train does
     quick = args.quick
     found = efficiency(
-        "nano" if quick else "slap:small", steps=6 if quick else 12, rounds=1 if quick else 5
+        "nano" if quick else "slap:small", steps=6 if quick else 8, rounds=1 if quick else 3
     )
     fitted = FITTED[:2] if quick else FITTED
     found |= planner_errors(fitted, QUICK_COMPARED if quick else COMPARED, rounds=2 if quick else 5)

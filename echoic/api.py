@@ -13,8 +13,7 @@ labels.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -26,33 +25,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from echoic.audio.io import AudioLike, load_audio, stream_audio
+from echoic.audio.io import Array, AudioLike, load_audio, stream_audio
 from echoic.audio.windows import stream_windows, window_weights
 from echoic.captioning import CaptionedSpan, Writer, caption_items, whole_text
 from echoic.convert.check import CARD_KEY, self_test
-from echoic.convert.known import KNOWN_TOKENIZERS
-from echoic.convert.native import FILE_NAME, ModelFile, save_model
-from echoic.convert.open import open_model, reads_tokens, with_tokenizer
-from echoic.convert.torch_file import SUFFIXES
+from echoic.convert.native import ModelFile, save_model
+from echoic.convert.open import open_model, with_tokenizer
 from echoic.encoders.generation import Beam, Search
-from echoic.encoders.sentences import SentenceEncoder, is_local, sentence_encoder
+from echoic.encoders.sentences import SentenceEncoder
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.zeroshot import LAION_TEMPLATE, class_vectors
 from echoic.hub import find_model, push_to_hub, save_pretrained
 from echoic.items import BLOCK_S, Stretch, as_items, hear_items, item_name, shortest_first
-from echoic.listening import AudioTower, Piece, clip_vectors, listening
-from echoic.model import ModelSpec
-from echoic.timeline import Steps, Timeline, read_timeline
-from echoic.towers import READINGS, M2dTower, PooledTextTower, SentenceTextSpec, WindowTower
-from echoic.types import (
-    AudioError,
-    AudioFeatures,
-    CheckpointError,
-    ConfigError,
-    EchoicError,
-    Ragged,
-    TextFeatures,
-)
+from echoic.listening import AudioTower, Piece, Windows, listening
+from echoic.m2d_features import label_logits, probe_vectors, read_features
+from echoic.streaming import each_score, each_vector, live_vectors
+from echoic.text_side import TextSide, sentences_for
+from echoic.timeline import Scale, Steps, Timeline, read_timeline
+from echoic.towers import M2dTower, WindowTower
+from echoic.types import AudioError, AudioFeatures, ConfigError, EchoicError, Ragged, finite
 
 Precision = Literal["fp32", "bf16"]
 
@@ -86,7 +77,8 @@ def load(
         content = with_tokenizer(content, tokenizer)
     encoder = None
     if text_encoder is not None:
-        encoder = _sentences(content.model.spec, str(text_encoder), device)
+        own = partial(load, device=device)
+        encoder = sentences_for(content.model.spec, str(text_encoder), device, own)
     return EchoicModel(
         content,
         sentences=encoder,
@@ -95,37 +87,6 @@ def load(
         generator=generator,
         precision=precision,
     )
-
-
-def _sentences(spec: ModelSpec, name: str, device: str) -> SentenceEncoder:
-    """The sentence encoder of that name, for a model that reads its vectors. Raises
-    CheckpointError, ConfigError."""
-    how = _sentence_text(spec, name)
-    found: SentenceEncoder
-    if is_own(name):
-        found = OwnSentences(name, load(name, device=device))
-    else:
-        pooling = None if name.startswith("st:") else how.pooling  # those pool by themselves
-        found = sentence_encoder(name, pooling=pooling, prompt=how.prompt, device=device)
-    _require_width(spec, found)
-    return found
-
-
-def _sentence_text(spec: ModelSpec, name: str) -> SentenceTextSpec:
-    """Raises ConfigError where the model has no use for the sentence encoder of that name."""
-    if isinstance(spec.text, SentenceTextSpec):
-        return spec.text
-    reads = "no text" if spec.text is None else "texts by a text encoder of its own"
-    raise ConfigError(f"text_encoder {name}: this model reads {reads}")
-
-
-def _require_width(spec: ModelSpec, encoder: SentenceEncoder) -> None:
-    """Raises ConfigError where the model does not read vectors such as that encoder's."""
-    if encoder.width != (wanted := _sentence_text(spec, encoder.name).width):
-        raise ConfigError(
-            f"text_encoder {encoder.name}: gives vectors of {encoder.width}; this model reads "
-            f"{wanted}"
-        )
 
 
 def save_tested(path: Path, content: ModelFile) -> None:
@@ -176,10 +137,14 @@ class EchoicModel:
         upstream does. "m2d": an M2D's all of it, in upstream's chunks. None: "centred" with fusion,
         "windows" without. Raises ConfigError.
         """
-        if sentences is not None:
-            _require_width(content.model.spec, sentences)
         self.network = content.model.eval().to(device)
-        self._tokenizer, self._given_sentences = content.tokenizer, sentences
+        self._text = TextSide(
+            self.network,
+            content.tokenizer,
+            sentences,
+            load=lambda name: load(name, device=str(self.device)),
+            autocast=self._autocast,
+        )
         self.card: dict[str, Any] = content.card
         self.listening = listening(self.network.audio, long, generator)
         self.precision: Precision = precision
@@ -187,26 +152,12 @@ class EchoicModel:
     @property
     def tokenizer(self) -> TextTokenizer:
         """Raises CheckpointError where the checkpoint brought none, or none is needed."""
-        if self._tokenizer is None:
-            self.require_text()
-            raise CheckpointError("this model has no tokenizer: its sentence encoder reads texts")
-        return self._tokenizer
+        return self._text.tokenizer
 
     @property
     def reads_text(self) -> bool:
         """Whether texts can be embedded: with what there is."""
-        spec = self.network.spec
-        if isinstance(spec.text, SentenceTextSpec):
-            return self._sentences is not None
-        return spec.text is not None and self._tokenizer is not None
-
-    @cached_property
-    def _sentences(self) -> SentenceEncoder | None:
-        spec, given = self.network.spec, self._given_sentences
-        named = spec.text.encoder if isinstance(spec.text, SentenceTextSpec) else None
-        if given is None and named is not None and (is_own(named) or is_local(named)):
-            return _sentences(spec, named, str(self.device))
-        return given
+        return self._text.reads_words
 
     def save_pretrained(self, folder: str | Path) -> None:
         """A folder for the Hub: weights, description, tokenizer, card."""
@@ -218,35 +169,17 @@ class EchoicModel:
 
     @property
     def _content(self) -> ModelFile:
-        return ModelFile(self.network, self._tokenizer, self.card)
+        return ModelFile(self.network, self._text.given_tokenizer, self.card)
 
     @property
     def reads(self) -> Literal["words", "ids", "nothing"]:
         """What of a text can be embedded here: words, or, without tokenizer, its token ids; nothing
         where the model has no text side, or half of one."""
-        if self.reads_text:
-            return "words"
-        return "ids" if reads_tokens(self.network.spec) else "nothing"
+        return self._text.reads
 
     def require_text(self) -> None:
         """Raises CheckpointError with what to give where texts cannot be embedded."""
-        spec = self.network.spec.text
-        if self.reads_text:
-            return
-        if spec is None:
-            raise CheckpointError("this is a model of sound alone: it reads no text")
-        if isinstance(spec, SentenceTextSpec):
-            name = f'"{spec.encoder}"' if spec.encoder else "..."
-            raise CheckpointError(
-                f"this model reads vectors of {spec.width} of a sentence encoder that its file "
-                f"leaves out: give text_encoder={name} (--text-encoder)"
-            )
-        known = KNOWN_TOKENIZERS.get(spec.kind)
-        named = f'tokenizer="{known}"' if known else "tokenizer=..."
-        raise CheckpointError(
-            "this checkpoint brought no tokenizer, and texts need one: give "
-            f"{named} (--tokenizer), or a folder that holds it"
-        )
+        self._text.require()
 
     @property
     def device(self) -> torch.device:
@@ -315,16 +248,19 @@ class EchoicModel:
         *,
         how: Search = Beam(),
         max_tokens: int | None = None,
+        window_s: float | None = None,
     ) -> list[str]:
         """What is heard in one item or many, in words; of a recording longer than the model hears
         at once, the captions of its windows, parted by semicolons.
 
         how: Greedy(), Beam(...), or Sampling(generator, ...) of `echoic.encoders.generation`.
-        max_tokens: of the longest caption; None: the model's. Raises ConfigError on a model that
-        writes none, and AudioError.
+        max_tokens: of the longest caption; None: the model's. window_s: how much gets a caption of
+        its own; None: what the model hears at once. Raises ConfigError on a model that writes none,
+        EchoicError on a window that it cannot hear, and AudioError.
         """
         texts: dict[int, str] = {}
-        for index, spans in self.iter_captions(items, how=how, max_tokens=max_tokens):
+        found = self.iter_captions(items, how=how, max_tokens=max_tokens, window_s=window_s)
+        for index, spans in found:
             if isinstance(spans, AudioError):
                 raise spans
             texts[index] = whole_text(spans)
@@ -336,16 +272,23 @@ class EchoicModel:
         *,
         how: Search = Beam(),
         max_tokens: int | None = None,
+        window_s: float | None = None,
     ) -> Iterator[tuple[int, list[CaptionedSpan] | AudioError]]:
         """(index, the caption of each stretch heard at once, or the error) of each item as soon as
-        it is known, in no fixed order. Raises ConfigError at once on a model that writes none."""
+        it is known, in no fixed order. Raises ConfigError, EchoicError at once, as `caption`."""
         decoder = self.network.decoder
         if decoder is None:
             raise ConfigError(
                 "this model has no decoder to write captions; echoic train slap trains one"
             )
+        if window_s is not None and not 0.1 <= window_s <= self._audio.max_s:
+            raise EchoicError(
+                f"captions of {window_s:g} s each: this model hears 0.1 to {self._audio.max_s:g} s "
+                "at once"
+            )
         write = Writer(decoder, self.tokenizer, how, max_tokens)
-        return caption_items(items, self._audio, self.listening, self._features, write)
+        heard = self.listening if window_s is None else Windows(window_s)
+        return caption_items(items, self._audio, heard, self._features, write)
 
     def embed_windows(
         self, item: AudioLike, *, window_s: float, hop_s: float | None = None
@@ -380,11 +323,8 @@ class EchoicModel:
         """(B, D) of waves (T,) at `rate_hz`, on the CPU: what a linear probe sees of each clip. An
         M2D's mean over its stacked columns, of upstream's chunks where it is heard so (long="m2d");
         of others the clip vector, not normalised."""
-        tower, cutting = self._audio, self.listening.cutting
-        if isinstance(tower, M2dTower):
-            return self._m2d_vectors(waves, lambda a: tower.read(a, "stacked", cutting).clip)
         with self._autocast():
-            return clip_vectors(tower, waves)
+            return probe_vectors(self._audio, waves, self.listening)
 
     def features(
         self, items: AudioLike | Iterable[AudioLike], reading: str = "stacked"
@@ -392,7 +332,7 @@ class EchoicModel:
         """An M2D's features of whole recordings, before any projection: "stacked" columns (3840
         wide at base size), "flat" patches (768), or "frames", one token per column (768); each with
         its time, `clip` their mean. Raises ConfigError for another model, and AudioError."""
-        return self._read(items, reading)[-1]
+        return self._read(items, reading, layers=False)[-1]
 
     def layer_features(
         self, items: AudioLike | Iterable[AudioLike], reading: str = "stacked"
@@ -400,24 +340,12 @@ class EchoicModel:
         """The same of each layer, the last as `features` gives it."""
         return self._read(items, reading, layers=True)
 
-    @torch.no_grad()
     def _read(
-        self, items: AudioLike | Iterable[AudioLike], reading: str, *, layers: bool = False
+        self, items: AudioLike | Iterable[AudioLike], reading: str, *, layers: bool
     ) -> list[AudioFeatures]:
-        tower = self._audio
-        if not isinstance(tower, M2dTower):
-            kind = self.network.spec.audio.kind
-            raise ConfigError(f"features {reading!r} are M2D's; this model's encoder is {kind}")
-        if reading not in READINGS:
-            raise ConfigError(f"features {reading!r}: there are {', '.join(READINGS)}")
-        waves = list(self._waves(items))
-        if not waves:
-            raise EchoicError("no sound given")
-        audio = Ragged.from_rows([torch.from_numpy(wave) for wave in waves]).to(self.device)
         with self._autocast():
-            if layers:
-                return tower.read_layers(audio, reading, self.listening.cutting)
-            return [tower.read(audio, reading, self.listening.cutting)]
+            waves = self._waves(items)
+            return read_features(self.network, waves, self.listening, reading, layers=layers)
 
     def tag(self, items: AudioLike | Iterable[AudioLike]) -> Tensor:
         """(B, classes) probabilities of an M2D that was tuned on labels: of one label per clip
@@ -426,19 +354,12 @@ class EchoicModel:
 
         Raises ConfigError where the model has no such head, and AudioError.
         """
-        tower, cutting = self._audio, self.listening.cutting
-        if not isinstance(tower, M2dTower) or tower.spec.classes is None:
+        with self._autocast():
+            logits = label_logits(self._audio, self._waves(items), self.listening)
+        if logits is None:
             instead = "" if self.network.spec.text is None else ": classify() takes words instead"
             raise ConfigError(f"this model has no head for labels{instead}")
-        logits = self._m2d_vectors(self._waves(items), lambda a: tower.logits(a, cutting))
-        logits = logits.reshape(-1, tower.spec.classes)
         return logits.softmax(1) if self.card.get("labels_per_clip") == "one" else logits.sigmoid()
-
-    def _m2d_vectors(self, waves: Iterable[np.ndarray], hear: Callable[[Ragged], Tensor]) -> Tensor:
-        """`clip_vectors`; upstream's chunks part a recording by themselves."""
-        longest_s = math.inf if self.listening.name == "m2d" else None
-        with self._autocast():
-            return clip_vectors(self._audio, waves, hear, longest_s=longest_s)
 
     def _waves(self, items: AudioLike | Iterable[AudioLike]) -> Iterator[np.ndarray]:
         """(T,) of each item, whole. Raises AudioError that names it."""
@@ -451,7 +372,8 @@ class EchoicModel:
 
     def _clip_vectors(self, pieces: Sequence[Piece]) -> tuple[Tensor, ...]:
         """A unit vector (D,) of each."""
-        return F.normalize(self._features(pieces).clip.float(), dim=-1).cpu().unbind()
+        made = self._features(pieces).clip.float()
+        return finite(F.normalize(made, dim=-1).cpu()).unbind()
 
     @torch.no_grad()
     def _features(self, pieces: Sequence[Piece]) -> AudioFeatures:
@@ -478,15 +400,7 @@ class EchoicModel:
     def embed_text(self, texts: str | Sequence[str]) -> Tensor:
         """One text or many -> (B, D) float32 unit vectors on the CPU. Raises CheckpointError where
         the model reads none."""
-        many = [texts] if isinstance(texts, str) else list(texts)
-        if not many:
-            return torch.zeros(0, self.embed_dim)
-        self.require_text()
-        if self._sentences is not None:
-            return self._projected(self._sentences(many))
-        ids = self.tokenizer(many)
-        vectors = [self._text_vectors(ids[i : i + 256]) for i in range(0, len(ids), 256)]
-        return torch.cat(vectors)
+        return self._text.embed([texts] if isinstance(texts, str) else list(texts))
 
     def embed_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Ready token ids (B, L) with mask (B, L), 1 where a token stands -> (B, D) unit vectors.
@@ -494,33 +408,7 @@ class EchoicModel:
         Raises EchoicError on other shapes, where a row has no token, and on a model that reads no
         token ids.
         """
-        if not reads_tokens(self.network.spec):
-            kind = "vectors of sentences" if self.network.spec.text else "no text"
-            raise CheckpointError(f"embed_tokens: this model reads {kind}, and no token ids")
-        if ids.ndim != 2 or ids.shape != mask.shape:
-            raise EchoicError(
-                f"embed_tokens: ids {tuple(ids.shape)} and mask {tuple(mask.shape)} must both be "
-                "(B, L)"
-            )
-        rows = [row[m.bool()].tolist() for row, m in zip(ids, mask, strict=True)]
-        if empty := [i for i, row in enumerate(rows) if not row]:
-            raise EchoicError(f"embed_tokens: row {empty[0]} has no token")
-        return self._text_vectors(rows) if rows else torch.zeros(0, self.embed_dim)
-
-    @torch.no_grad()
-    def _projected(self, vectors: Tensor) -> Tensor:
-        """Vectors of a sentence encoder (n, E) -> (n, D) unit vectors."""
-        read = self.network.project_sentence(vectors.to(self.device, torch.float32))
-        return F.normalize(read.float(), dim=-1).cpu()
-
-    @torch.no_grad()
-    def _text_vectors(self, ids: Sequence[Sequence[int]]) -> Tensor:
-        ragged = Ragged.from_rows([torch.tensor(row, dtype=torch.int64) for row in ids])
-        if isinstance(self.network.text, PooledTextTower):
-            self.network.text.encoder.check(ragged)  # here, where a look at the ids costs nothing
-        with self._autocast():
-            read: TextFeatures = self.network.text(ragged.to(self.device))
-        return F.normalize(read.clip.float(), dim=-1).cpu()
+        return self._text.embed_tokens(ids, mask)
 
     # -- both ------------------------------------------------------------
 
@@ -578,9 +466,45 @@ class EchoicModel:
             self._features,
             classes,
             _named(labels),
-            scale=float(self.network.logit_scale.detach().exp()),
+            scale=self._scale,
             steps=steps,
         )
+
+    def stream(
+        self,
+        blocks: Iterable[Array],
+        labels: str | Sequence[str] | None = None,
+        *,
+        rate_hz: int | None = None,
+        templates: str | Sequence[str] = LAION_TEMPLATE,
+        classes: Tensor | None = None,
+        by: Scale = "probability",
+        steps: Steps | None = None,
+        name: str = "stream",
+    ) -> Iterator[tuple[float, Tensor]]:
+        """Live sound: blocks (T,) or (T, C) at `rate_hz` (None: the model's), of any lengths, in;
+        (where the step begins in s, its unit vector (D,)) out, or with labels its scores (C,), as
+        `timeline` gives them, as soon as they are certain. How far behind live that is says
+        `Steps.delay_s`; a smaller context means less. An empty stream gives nothing. Memory holds
+        one context.
+
+        by: "probability" among the labels, or "cosine". name: what errors call it. Raises
+        EchoicError as `timeline` does, and AudioError, as it is drawn, on a block that is no sound.
+        """
+        how = steps or Steps()
+        if labels is not None and classes is None:
+            classes = self.embed_labels(labels, templates)
+        found = live_vectors(
+            self._audio, blocks, self._features, rate_hz=rate_hz, steps=how, name=name
+        )
+        if classes is None:
+            return each_vector(found, how.step_s)
+        return each_score(found, how.step_s, classes, self._scale, by)
+
+    @property
+    def _scale(self) -> float:
+        """Of cosines, for probabilities."""
+        return float(self.network.logit_scale.detach().exp())
 
     def _scores(self, vectors: Tensor, labels: list[str], classes: Tensor) -> LabelScores:
         cosines = vectors @ classes.T
@@ -592,30 +516,6 @@ class EchoicModel:
     ) -> Tensor:
         """Cosines (B, texts) of sounds and texts."""
         return self.embed_audio(items) @ self.embed_text(texts).T
-
-
-class OwnSentences:
-    """The text side of a model of ours as a sentence encoder: unit vectors (n, D). name: its file
-    or folder. batch: texts at once."""
-
-    def __init__(self, name: str, model: EchoicModel, batch: int = 32) -> None:
-        self.name, self.width, self._model, self._batch = name, model.embed_dim, model, batch
-        self.settings: Mapping[str, Any] = {"space": model.space_id}
-
-    def __call__(self, texts: Sequence[str]) -> Tensor:
-        parts = range(0, len(texts), self._batch)
-        rows = [self._model.embed_text(texts[i : i + self._batch]) for i in parts]
-        return torch.cat(rows) if rows else torch.zeros(0, self.width)
-
-
-def is_own(name: str) -> bool:
-    """Whether the name of a sentence encoder is that of a model of ours: a file, or a folder
-    with weights and without the config.json that transformers wants."""
-    path = Path(name)
-    if not path.is_dir():
-        return path.is_file()
-    weights = any(file.name == FILE_NAME or file.suffix in SUFFIXES for file in path.iterdir())
-    return weights and not (path / "config.json").is_file()
 
 
 def _pooled(windows: Sequence[Stretch[Tensor]]) -> Tensor:

@@ -21,11 +21,13 @@ from pydantic_core import ErrorDetails
 
 from echoic.types import ConfigError
 
+_LONGEST_BYTES = 2**20  # of YAML, which is read at some 100 kB a second
+
 
 class Spec(BaseModel):
-    """A frozen description; unknown keys are errors."""
+    """A frozen description; unknown keys are errors, and so are numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def override(self, assignments: Sequence[str]) -> Self:
         """A copy with `a.b=value` assignments applied, in their order; values are read as YAML.
@@ -58,16 +60,20 @@ class Spec(BaseModel):
 
     @classmethod
     def from_yaml(cls, path: Path) -> Self:
-        try:
-            tree = _read_yaml(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{path}: cannot be read as YAML ({_one_line(error)})") from None
-        return cls.parse(tree, where=str(path))
+        return cls.parse(read_yaml(path), where=str(path))
 
     def fingerprint(self) -> str:
         """Twelve hex digits that change when any value does."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def parse_json(raw: str | bytes) -> Any:
+    """`json.loads`, whose every refusal is a ValueError: also of what is nested too deep."""
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,8 +92,23 @@ for _side in (_Loader, _Dumper):
     )
 
 
+def read_yaml(path: Path) -> Any:
+    """The plain tree of a file. Raises ConfigError."""
+    try:
+        if path.stat().st_size > _LONGEST_BYTES:
+            raise ConfigError(f"{path}: too long for a configuration ({_LONGEST_BYTES} bytes)")
+        return _read_yaml(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({_one_line(error)})") from None
+
+
 def _read_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deep") from None
+    except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as error:
+        raise yaml.YAMLError(str(error)) from None  # of what looks like a date, and is none
 
 
 def _value(assignment: str, text: str) -> Any:

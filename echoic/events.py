@@ -24,7 +24,8 @@ from echoic.eval.events_result import EventsResult, counts_of
 from echoic.eval.psds import PSDS1, PSDS2, RESAMPLES, Scenario, Scored, Timed
 from echoic.eval.zeroshot import LAION_TEMPLATE
 from echoic.evaluate import SYNTH_PROMPTS, describe
-from echoic.timeline import THRESHOLD, Scale, Steps, Timeline
+from echoic.spans import THRESHOLD
+from echoic.timeline import Scale, Steps, Timeline
 from echoic.types import DataError
 
 

@@ -41,9 +41,7 @@ log = logging.getLogger("echoic.hub")
 # owner/name and an optional @revision, in the Hub's own letters
 _HUB_NAME = re.compile(r"(?P<owner>\w[\w.-]*)/(?P<name>\w[\w.-]*)(@[\w./-]+)?", re.ASCII)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_REFUSED = (
-    "the Hub did not take it; it wants a token that may write (HF_TOKEN, hf auth login)"
-)
+_REFUSED = "the Hub did not take it; it wants a token that may write (HF_TOKEN, hf auth login)"
 # All that a model needs; weights that are a pickle are fetched where there are no others.
 _WANTED = [
     FILE_NAME, CONFIG, PREPROCESSOR, PROCESSOR, TOKENIZER, TOKENIZER_CONFIG, "vocab.json",

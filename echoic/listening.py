@@ -59,14 +59,16 @@ class Listening(Protocol):
 
 @dataclass(frozen=True)
 class Windows:
-    """Everything, window after window, in constant memory."""
+    """Everything, window after window, in constant memory. window_s: None: what the tower hears at
+    once."""
 
+    window_s: float | None = None
     name = "windows"
     draw = None
     cutting = staticmethod(whole_columns)
 
     def pieces(self, tower: AudioTower, blocks: Blocks) -> Iterator[Piece]:
-        length = round(tower.max_s * tower.rate_hz)
+        length = round((self.window_s or tower.max_s) * tower.rate_hz)
         for start, window in stream_windows(blocks, window_samples=length, hop_samples=length):
             yield Piece(start, start + len(window), window)
 

@@ -59,7 +59,7 @@ class ModelSpec(Spec):
     text: TextSpec | None
     decoder: DecoderSpec | None = None
     embed_dim: Annotated[int, Field(ge=1)]
-    max_s: Annotated[float, Field(gt=0)] = 30.0
+    max_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
 
     @property
     def text_kind(self) -> str:

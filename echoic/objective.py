@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from echoic.audio.frontend import FrontEnd
@@ -54,6 +53,7 @@ from echoic.recipes.recipe import MaskedSpec, NoiseSpec, ObjectiveSpec, Recipe, 
 from echoic.teachers import open_teacher
 from echoic.towers import M2dTower, PackedTower, SentenceTextSpec
 from echoic.train.process import isolated_rng
+from echoic.train.world import current
 from echoic.types import Batch, ConfigError, Ragged
 
 Sentences = Callable[[Batch], Tensor]
@@ -141,7 +141,8 @@ def _check(recipe: Recipe) -> None:
 def _synchronised(model: LanguageAudioModel) -> LanguageAudioModel:
     """Over several GPUs batch norms share their statistics, as LAION-CLAP trained (SyncBN; torch
     has none for processes on a CPU)."""
-    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
+    world = current()
+    if world.store is not None and world.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return model
 

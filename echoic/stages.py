@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from rich.console import Console
 
 from echoic.api import load
+from echoic.config import read_yaml
 from echoic.convert.native import FILE_NAME
 from echoic.data.clips import Source
 from echoic.data.labels import found_labels
@@ -127,7 +127,7 @@ def _require_unchanged(stage: Stage, place: Path) -> None:
     """Raises ConfigError where a finished stage was trained by another recipe."""
     file = place / RECIPE_FILE
     if stage.recipe is not None and file.is_file():
-        before, now = yaml.safe_load(file.read_text("utf-8")), plain(stage.recipe)
+        before, now = read_yaml(file), plain(stage.recipe)
         # its model and start were filled in by what it was given
         parts = ("objectives", "data", "wave_augment", "frame_augment", "optim")
         require_same({p: before.get(p) for p in parts}, {p: now[p] for p in parts}, place)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from echoic.audio.frontend import FrontEnd, FrontEndSpec
 from echoic.audio.views import crop_start
+from echoic.config import parse_json
 from echoic.convert.laion import architecture, audio_init, in_words
 from echoic.convert.native import load_strictly
 from echoic.convert.open import open_model, with_tokenizer
@@ -240,7 +241,11 @@ def measured_front_end(recipe: Recipe, source: Source, file: Path, *, fresh: boo
     """
     spec = recipe.model.front_end
     if not fresh and file.exists():
-        return spec.model_copy(update=json.loads(file.read_text("utf-8")))
+        try:
+            kept = {**spec.model_dump(), **parse_json(file.read_text("utf-8"))}
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{file}: cannot be read ({error}); begin anew") from None
+        return FrontEndSpec.parse(kept, where=str(file))
     found = _statistics(recipe, source)
     write_text(file, json.dumps(found))
     return spec.model_copy(update=found)

@@ -20,7 +20,7 @@ T samples, N steps, P tokens, D embedding width, C labels.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -32,14 +32,13 @@ from torch import Tensor
 from echoic.audio.windows import stream_windows
 from echoic.encoders.htsat import HtsatEncoder
 from echoic.eval.events import Span
-from echoic.eval.psds import stretches
 from echoic.eval.ranks import Floats
 from echoic.listening import AudioTower, Blocks, Piece
 from echoic.nn.vit import row_means
+from echoic.spans import THRESHOLD, Medians, SpanFinder, SpanRule
 from echoic.towers import M2dTower, PackedTower
 from echoic.types import AudioFeatures, EchoicError, Ragged
 
-THRESHOLD = 0.3  # of probability: lets three sound at once
 Scale = Literal["probability", "cosine"]
 
 
@@ -61,12 +60,18 @@ class Steps:
                 f"steps of {self.step_s:g} s with windows of {self.window_s:g} s leave gaps: a "
                 "window must be as long as a step, or longer"
             )
-        if not 3 * self.window_s <= context_s <= tower.max_s:
+        if not 3 * self.window_s - 1e-9 <= context_s <= tower.max_s:
             raise EchoicError(
                 f"{context_s:g} s at once: this model hears up to {tower.max_s:g} s, and windows "
                 f"of {self.window_s:g} s need three times that"
             )
         return context_s
+
+    def delay_s(self, tower: AudioTower) -> tuple[float, float]:
+        """How far behind live the middle of a step is when its vector comes: at least, at most.
+        The first come when all of a context was heard. A smaller context means less delay, and
+        more work: it is heard anew every context less two windows. Raises EchoicError."""
+        return self.window_s, self.context_of(tower) - self.window_s
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,20 @@ class Timeline:
     duration_s: float
     cosines: Floats = field(repr=False)
     probabilities: Floats = field(repr=False)
+
+    @classmethod
+    def of_parts(
+        cls, labels: Sequence[str], step_s: float, parts: Sequence[ScoredStretch]
+    ) -> Timeline:
+        """Of a recording's stretches, in order."""
+        none = np.zeros((0, len(labels)))
+        return cls(
+            tuple(labels),
+            step_s,
+            parts[-1].heard_s if parts else 0.0,
+            np.concatenate([none, *(each.cosines for each in parts)]),
+            np.concatenate([none, *(each.probabilities for each in parts)]),
+        )
 
     @property
     def times_s(self) -> Floats:
@@ -101,13 +120,10 @@ class Timeline:
     def smoothed(self, median_s: float) -> Timeline:
         """Each score the median of those within `median_s`; at the ends the first and last count
         on. Raises EchoicError unless that is more than 0."""
-        if not 0 < median_s < math.inf:
-            raise EchoicError(f"a median over {median_s:g} s: give more than 0")
-        reach = round((median_s / self.step_s - 1) / 2)
         return replace(
             self,
-            cosines=_medians(self.cosines, reach),
-            probabilities=_medians(self.probabilities, reach),
+            cosines=Medians.over(median_s, self.step_s).whole(self.cosines),
+            probabilities=Medians.over(median_s, self.step_s).whole(self.probabilities),
         )
 
     def spans(
@@ -119,32 +135,12 @@ class Timeline:
         gap_s: float = 0.0,
         min_s: float = 0.0,
     ) -> list[Span]:
-        """Where each label scores `threshold` or more, in order of onset.
-
-        low: a span goes on, to both sides, while the score is that much (hysteresis); None: the
-        threshold. gap_s: spans of a label no further apart become one; min_s: shorter ones are
-        left out, after that. Raises EchoicError on a `low` above the threshold.
-        """
-        if low is not None and low > threshold:
-            raise EchoicError(f"low {low:g} is above the threshold {threshold:g}")
-        scores, edges_s = self.scores(by), self.edges_s.tolist()
-        found: list[Span] = []
-        least = threshold if low is None else low
-        columns, starts, stops = stretches(np.greater_equal(scores.T, least))
-        for column, start, stop in zip(
-            columns.tolist(), starts.tolist(), stops.tolist(), strict=True
-        ):
-            top = float(scores[start:stop, column].max())
-            if top < threshold:
-                continue
-            span = Span(edges_s[start], edges_s[stop], self.labels[column], top)
-            if found and found[-1].label == span.label and _gap(found[-1], span) <= gap_s:
-                before = found.pop()
-                top = max(top, before.score or top)
-                span = replace(span, onset_s=before.onset_s, score=top)
-            found.append(span)
-        kept = [each for each in found if each.offset_s - each.onset_s >= min_s - 1e-9]
-        return sorted(kept, key=lambda each: (each.onset_s, each.offset_s))
+        """Where each label scores `threshold` or more, in order of onset; the rest says
+        `spans.SpanRule`. Raises EchoicError on a `low` above the threshold."""
+        rule = SpanRule(threshold, low, gap_s, min_s)
+        finder = SpanFinder(self.labels, self.step_s, rule)
+        found = [*finder.add(self.scores(by)), *finder.finish(self.duration_s)]
+        return sorted(found, key=lambda each: (each.onset_s, each.offset_s))
 
     def to_json(self, *, by: Scale = "probability") -> dict[str, Any]:
         """Plain values: scores row by row, one number for each label."""
@@ -155,20 +151,6 @@ class Timeline:
             "scale": by,
             "scores": [[round(x, 6) for x in row] for row in self.scores(by).tolist()],
         }
-
-
-def _gap(before: Span, after: Span) -> float:
-    return after.onset_s - before.offset_s - 1e-9
-
-
-def _medians(scores: Floats, reach: int) -> Floats:
-    """(N, C) over 2 reach + 1 steps."""
-    if reach < 1 or not len(scores):
-        return scores
-    padded = np.pad(scores, ((reach, reach), (0, 0)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=0)
-    # label by label: of an hour and all of AudioSet's labels the windows are not held at once
-    return np.stack([np.median(windows[:, c], axis=1) for c in range(scores.shape[1])], axis=1)
 
 
 # -- from sound to steps --------------------------------------------------------------------------
@@ -191,19 +173,31 @@ def read_timeline(
     stretch and the scores, however long the recording. Raises EchoicError on steps that do not fit
     the tower."""
     how = steps or Steps()
-    duration_s, rows = 0.0, []
-    for each in stream_vectors(tower, blocks, hear, how):
-        duration_s = each.heard_s
-        rows.append(each.vectors @ classes.T)
-    cosines = torch.cat(rows) if rows else torch.zeros(0, len(classes))
-    probabilities = (scale * cosines).softmax(dim=1)
-    return Timeline(
-        tuple(labels),
-        how.step_s,
-        duration_s,
-        cosines.double().numpy(),
-        probabilities.double().numpy(),
-    )
+    parts = list(stream_scores(stream_vectors(tower, blocks, hear, how), classes, scale))
+    return Timeline.of_parts(labels, how.step_s, parts)
+
+
+@dataclass(frozen=True)
+class ScoredStretch:
+    """cosines, probabilities: (n, C) of the steps from `first` on, as a `Timeline` has them.
+    heard_s: what came so far."""
+
+    first: int
+    cosines: Floats
+    probabilities: Floats
+    heard_s: float
+
+
+def stream_scores(
+    stretches: Iterable[Stretch], classes: Tensor, scale: float
+) -> Iterator[ScoredStretch]:
+    """The scores of each. classes: (C, D) unit vectors; scale: of cosines, for probabilities."""
+    for each in stretches:
+        cosines = each.vectors @ classes.T
+        probabilities = (scale * cosines).softmax(dim=1)
+        yield ScoredStretch(
+            each.first, cosines.double().numpy(), probabilities.double().numpy(), each.heard_s
+        )
 
 
 @dataclass(frozen=True)

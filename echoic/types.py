@@ -17,7 +17,11 @@ from torch import Tensor
 
 class EchoicError(Exception):
     """Something that was given cannot be used. One line that names what and where; the CLI exits
-    with 2."""
+    with 2. What it names may be hostile: its control characters are told as escapes, and a line
+    without end is cut in the middle."""
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class AudioError(EchoicError):
@@ -44,9 +48,30 @@ class CheckpointError(EchoicError):
     """A checkpoint is missing, truncated, or does not fit the model."""
 
 
+LONGEST_LINE = 1000
+
+
+def shown(text: str) -> str:
+    """A text of anybody's, fit for one line of a terminal."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE // 2]} [...] {text[-LONGEST_LINE // 2 :]}"
+    return text
+
+
 def first_line(error: Exception) -> str:
     """What another library says of an error, in one line; its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def finite(made: Tensor) -> Tensor:
+    """What a model made, as it is. Raises CheckpointError where it holds NaN or infinity."""
+    if not made.isfinite().all():
+        raise CheckpointError(
+            "the model gives NaN or infinity, so its weights are damaged or spoilt (echoic check)"
+        )
+    return made
 
 
 @dataclass(frozen=True)

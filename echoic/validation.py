@@ -18,6 +18,7 @@ from echoic.convert.native import ModelFile
 from echoic.data.clips import Source, check_audio, read_window
 from echoic.eval.retrieval import retrieval_metrics
 from echoic.model import LanguageAudioModel
+from echoic.objectives.gather import alone
 from echoic.reading import Reading
 from echoic.types import AudioError, Batch, DataError, Ragged
 
@@ -75,7 +76,9 @@ def loss_on(task: nn.Module, waves: Sequence[np.ndarray]) -> dict[str, float]:
         nothing = Ragged.from_lengths(torch.zeros(len(part), dtype=torch.int64), [1] * len(part))
         keys = tuple(map(str, range(len(part))))
         batch = Batch(Ragged.from_rows(part), nothing, torch.arange(len(part)), keys, seed)
-        for name, loss in task(batch.to(next(task.parameters()).device)).items():
+        with alone():  # the other ranks wait
+            losses = task(batch.to(next(task.parameters()).device))
+        for name, loss in losses.items():
             sums[name] = sums.get(name, 0.0) + float(loss) * len(part)
     return {f"{name}_loss": total / len(waves) for name, total in sums.items()}
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 import echoic
-from echoic import api
+from echoic import api, text_side
 from echoic.audio.windows import plan_windows, window_weights
 from echoic.convert.native import ModelFile, save_model
 from echoic.encoders.m2d import m2d_chunks
@@ -683,7 +683,7 @@ def test_the_file_says_how_its_encoder_is_asked(monkeypatch, tmp_path):
         asked.append((name, options["pooling"], options["prompt"]))
         return sentence_encoder("words:64")
 
-    monkeypatch.setattr(api, "sentence_encoder", found)
+    monkeypatch.setattr(text_side, "sentence_encoder", found)
     described = m2d.spec("mlp", text="sentence").model_dump()
     described["text"] |= {"encoder": str(tmp_path), "pooling": "cls", "prompt": "query: {}"}
     network = m2d.build(m2d.ModelSpec.parse(described, where="model"), seed=0)

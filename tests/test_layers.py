@@ -37,8 +37,13 @@ LAYERS = {
     "listening": "towers",
     "items": "listening data",
     "captioning": "items",
-    "timeline": "listening eval",
-    "api": "hub eval captioning timeline",
+    "spans": "eval",
+    "timeline": "listening spans",
+    "streaming": "timeline",
+    "subtitles": "captioning eval",
+    "m2d_features": "listening model",
+    "text_side": "convert",
+    "api": "hub captioning streaming m2d_features text_side",
     "recipes": "model objectives data train",
     "plan": "recipes",
     "start": "recipes convert hub",
@@ -63,7 +68,8 @@ LAYERS = {
     "demo": "pretrain evaluate",
     "echoic": "api",
     "__main__": "cli",
-    "cli": "demo stages suite keywords plan index export echoic",
+    "web": "index echoic",
+    "cli": "demo stages suite keywords plan index export web subtitles echoic",
 }
 
 # Not needed anywhere in the package, which so loads fast and installs everywhere; no pickle.
@@ -72,6 +78,7 @@ NEVER = {"torchaudio", "torchvision", "scipy", "librosa", "matplotlib", "pickle"
 INSIDE_FUNCTIONS = {
     "transformers", "av", "huggingface_hub", "fsspec", "pyarrow", "ray", "lancedb", "onnx",
     "onnxscript", "onnxruntime", "sklearn", "torchmetrics",
+    "sounddevice",
 }  # fmt: skip
 
 # The functions that touch a global random generator: they fork it, store it, or put it back.

@@ -196,7 +196,7 @@ class _ForwardSoundFile(soundfile.SoundFile):
 
 
 _UNKNOWN_FRAMES = 2**62  # libsndfile says 2**63 - 1
-_UNKNOWN_BYTES = 0x7FFF_0000  # who writes to a pipe puts about the largest size the field can hold
+UNKNOWN_BYTES = 0x7FFF_0000  # who writes to a pipe puts about the largest size the field can hold
 _MP3_FEWEST_BYTES_PER_S = 1_000  # 8 kbit/s, the lowest bit rate of the standard
 _MENDED_SIZE = re.compile(r"(\d+) \(should be (\d+)\)")
 
@@ -234,7 +234,7 @@ def _cut_factor(log: str) -> float:
     if not mended:
         return 1.0
     said, held = map(int, mended[-1])  # the chunk of the samples comes after the ones around it
-    return said / held if 0 < held < said < _UNKNOWN_BYTES else 1.0
+    return said / held if 0 < held < said < UNKNOWN_BYTES else 1.0
 
 
 def _libsndfile_blocks(
@@ -252,9 +252,11 @@ def _libsndfile_blocks(
 
 
 def _libsndfile_reads(file: _ForwardSoundFile) -> Iterator[Samples]:
-    buffer = np.empty((BLOCK_SAMPLES, file.channels), np.float32)
-    while len(frames := file.read(out=buffer)):
-        yield to_mono(frames)
+    """A short file in one block. Each has a buffer of its own: mono is handed on as it was read."""
+    size = file.frames if 0 < file.frames <= 2 * BLOCK_SAMPLES else BLOCK_SAMPLES
+    mono = file.channels == 1
+    while len(frames := file.read(out=np.empty((size, file.channels), np.float32))):
+        yield frames[:, 0] if mono else to_mono(frames)
 
 
 def _reason(error: soundfile.SoundFileError) -> str:
@@ -263,6 +265,9 @@ def _reason(error: soundfile.SoundFileError) -> str:
 
 
 # FFmpeg -------------------------------------------------------------------------------------------
+
+
+_MOST_S_PER_BYTE = 1.0  # silence in the best of codecs needs some bytes for a second
 
 
 @contextmanager
@@ -286,10 +291,13 @@ def _ffmpeg(source: ByteSource) -> Iterator[_Stream]:
         if first is None:
             raise _RefusedError("no samples in it")
         announced_s = _ffmpeg_duration_s(container, stream)
+        possible = announced_s is not None and 0 < announced_s <= source.size * _MOST_S_PER_BYTE
         form = f"{container.format.name.split(',')[0]}/{stream.codec_context.name}".lower()
         yield _Stream(
             # The first frame knows better than the header: HE-AAC doubles the rate.
-            AudioInfo(announced_s, first.sample_rate, first.layout.nb_channels, form),
+            AudioInfo(
+                announced_s if possible else None, first.sample_rate, first.layout.nb_channels, form
+            ),
             announced_s,
             slack_s=0.1 + 0.02 * (announced_s or 0.0),
             blocks_from=lambda start: drop(_ffmpeg_blocks(chain([first], frames)), start),

@@ -36,7 +36,10 @@ from echoic.audio.decode import (
 )
 from echoic.types import AudioError
 
-__all__ = ["AudioInfo", "AudioLike", "Samples", "load_audio", "probe_audio", "stream_audio"]
+__all__ = [
+    "Array", "AudioInfo", "AudioLike", "Samples", "live_audio", "load_audio", "probe_audio",
+    "stream_audio",
+]  # fmt: skip
 
 Array: TypeAlias = npt.NDArray[Any] | Tensor
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -65,7 +68,8 @@ def load_audio(
     shorter where the file ends earlier. name: what errors call it, by default the path.
     Raises AudioError.
     """
-    return np.concatenate(list(_samples(source, rate_hz, start_s, duration_s, name)))
+    blocks = list(_samples(source, rate_hz, start_s, duration_s, name))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
 
 
 def stream_audio(
@@ -84,6 +88,20 @@ def stream_audio(
     """
     block_samples = max(1, round(block_s * rate_hz))
     return regroup(_samples(source, rate_hz, start_s, duration_s, name), block_samples)
+
+
+def live_audio(
+    blocks: Iterable[Array], *, from_hz: int, rate_hz: int, name: str = "stream"
+) -> Iterator[Samples]:
+    """Blocks (T,) or (T, C) at `from_hz`, of any lengths, as a recorder hands them out -> blocks
+    (T,) at `rate_hz` as soon as they are certain, laid end to end the samples of `load_audio`.
+
+    Nothing is held but what the resampler needs, and no sound at all is no error. Raises AudioError
+    on a rate that none has, and, as the block is drawn, on what is no PCM, or NaN.
+    """
+    check_rate(from_hz, name)
+    check_rate(rate_hz, f"{name}, wanted rate")
+    return _resampled(_finite(_live_mono(blocks, name), from_hz, 0.0, name), from_hz, rate_hz)
 
 
 def probe_audio(source: AudioLike, *, name: str | None = None) -> AudioInfo:
@@ -160,8 +178,9 @@ def _resampled(blocks: Iterable[Samples], from_hz: int, to_hz: int) -> Iterator[
         return
     resampler = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32", quality="HQ")
     for block in blocks:
-        if len(out := resampler.resample_chunk(block)):
-            yield out
+        for first in range(0, len(block), BLOCK_SAMPLES):  # more at once is slower
+            if len(out := resampler.resample_chunk(block[first : first + BLOCK_SAMPLES])):
+                yield out
     if len(out := resampler.resample_chunk(np.empty(0, np.float32), last=True)):
         yield out
 
@@ -194,9 +213,7 @@ def _to_numpy(array: Array) -> npt.NDArray[Any]:
 
 def _channels_last(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """(T,), (C, T) or (T, C) -> (T, C). Raises AudioError where it is not clear which."""
-    if not is_pcm(array.dtype):
-        allowed = "floats, int8, int16, int32 or uint8"
-        raise AudioError(name, f"samples of type {array.dtype} have no known scale: give {allowed}")
+    _require_pcm(array, name)
     if array.ndim == 1:
         return array[:, None]
     if array.ndim != 2:
@@ -208,6 +225,31 @@ def _channels_last(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
         clear = f"one axis must be at most {MAX_CHANNELS} long and the other longer"
         raise AudioError(name, f"has the shape {array.shape}: which are the channels? {clear}")
     return np.moveaxis(array, axes[0], 1)
+
+
+def _require_pcm(array: npt.NDArray[Any], name: str) -> None:
+    if not is_pcm(array.dtype):
+        allowed = "floats, int8, int16, int32 or uint8"
+        raise AudioError(name, f"samples of type {array.dtype} have no known scale: give {allowed}")
+
+
+def _live_mono(blocks: Iterable[Array], name: str) -> Iterator[Samples]:
+    """A block may be shorter than it has channels, so that these are the last axis for certain."""
+    channels = None
+    for block in blocks:
+        if not _is_array(block):
+            raise AudioError(name, f"a block is {type(block).__name__}: give arrays of samples")
+        array = _to_numpy(block)
+        _require_pcm(array, name)
+        frames = array[:, None] if array.ndim == 1 else array
+        if frames.ndim != 2 or not 1 <= frames.shape[1] <= MAX_CHANNELS:
+            raise AudioError(name, f"a block has the shape {array.shape}: give (T,) or (T, C)")
+        if channels not in (None, frames.shape[1]):
+            found = f"{frames.shape[1]} channels, those before it {channels}"
+            raise AudioError(name, f"a block has {found}")
+        channels = frames.shape[1]
+        if len(frames):
+            yield to_mono(frames)
 
 
 def _array_blocks(array: npt.NDArray[Any]) -> Iterator[Samples]:

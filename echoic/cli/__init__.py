@@ -28,8 +28,10 @@ from echoic.cli import (
     measure,
     models,
     plan,
+    tag,
     train,
     use,
+    web,
 )
 
 _USER, _CTRL_C, _PIPE = 2, 130, 1
@@ -58,7 +60,9 @@ plan.add_to(app)
 finetune.add_to(app)
 use.add_to(app)
 index.add_to(app)
+tag.add_to(app)
 caption.add_to(app)
+web.add_to(app)
 models.add_to(app)
 export.add_to(app)
 measure.add_to(app)

@@ -22,6 +22,7 @@ from echoic.cli.common import (
     use_cpu,
     wrong,
 )
+from echoic.cli.subtitle_files import SrtOption, SubtitleFiles, VttOption
 from echoic.cli.use import PANEL, Sounds, recordings, tell_left_out
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ def caption(
         bool,
         typer.Option("--times", help="Each stretch that the model hears at once, with its times."),
     ] = False,
+    window_s: Annotated[
+        float | None,
+        typer.Option(
+            "--window-s",
+            help="How much gets a caption of its own; less for finer subtitles.",
+            show_default="what the model hears at once",
+        ),
+    ] = None,
     beam: Annotated[
         int | None,
         typer.Option(
@@ -91,6 +100,8 @@ def caption(
             rich_help_panel=_WORDS_PANEL,
         ),
     ] = None,
+    srt: SrtOption = None,
+    vtt: VttOption = None,
     as_json: JsonOption = False,
     tokenizer: TokenizerOption = None,
     long: LongOption = None,
@@ -102,13 +113,16 @@ def caption(
     A recording longer than the model hears at once gets a caption for each stretch. A file that
     cannot be heard is named and left out, the rest is done.
     """
+    from echoic.subtitles import caption_cues
     from echoic.types import AudioError
 
     how = _search(beam, sample, temperature=temperature, top_p=top_p, seed=seed)
+    files = [str(file) for given in sounds for file in recordings(given)]
+    subtitles = SubtitleFiles.plan(files, srt, vtt)
     use_cpu(cpu_threads)
     listener, _ = open_model(model, tokenizer=tokenizer, long=long, precision=precision)
-    files = [str(file) for given in sounds for file in recordings(given)]
-    heard = dict(listener.iter_captions(files, how=how, max_tokens=max_tokens))
+    found = listener.iter_captions(files, how=how, max_tokens=max_tokens, window_s=window_s)
+    heard = dict(found)
     done: list[tuple[str, list[CaptionedSpan]]] = []
     errors: list[dict[str, str]] = []
     for index, file in enumerate(files):
@@ -117,6 +131,7 @@ def caption(
             errors.append({"file": file, "error": spans.reason})
         else:
             done.append((file, spans))
+            subtitles.write(file, caption_cues(spans))
     if as_json:
         emit({"captions": [_document(*each) for each in done], "errors": errors})
     else:

@@ -155,8 +155,8 @@ def _size(count: int) -> str:
 
 
 def _encoder(name: str, **options: Any) -> Encode:
-    from echoic.api import OwnSentences, is_own
     from echoic.encoders.sentences import sentence_encoder
+    from echoic.text_side import OwnSentences, is_own
 
     if not is_own(name):
         return sentence_encoder(name, **options)

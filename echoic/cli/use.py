@@ -45,6 +45,29 @@ Sounds = Annotated[
     ),
 ]
 
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        help='What to choose among, parted by commas: "rain,dog bark".',
+        show_default=False,
+    ),
+]
+LabelsFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels-file", help="The same from a text file, one per line.", show_default=False
+    ),
+]
+TemplateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template",
+        help="The sentence that a label is put into; may be repeated, for a mean of several.",
+        show_default="This is a sound of {label}.",
+    ),
+]
+
 
 def add_to(app: typer.Typer) -> None:
     example = "Example: echoic embed field-recordings/ --out vectors.npz"
@@ -103,23 +126,9 @@ def embed(
 def classify(
     sounds: Sounds,
     model: ModelOption = None,
-    labels: Annotated[
-        str | None,
-        typer.Option(
-            help='What to choose among, parted by commas: "rain,dog bark".', show_default=False
-        ),
-    ] = None,
-    labels_file: Annotated[
-        Path | None,
-        typer.Option(help="The same from a text file, one per line.", show_default=False),
-    ] = None,
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="The sentence that a label is put into; may be repeated, for a mean of several.",
-            show_default="This is a sound of {label}.",
-        ),
-    ] = None,
+    labels: LabelsOption = None,
+    labels_file: LabelsFileOption = None,
+    template: TemplateOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many labels to show per file.")] = 5,
     as_json: JsonOption = False,
     tokenizer: TokenizerOption = None,
@@ -132,7 +141,7 @@ def classify(
 
     The figures are probabilities among the given labels: one of them is always the likeliest.
     """
-    chosen = _labels(labels, labels_file)
+    chosen = chosen_labels("classify", labels, labels_file)
     from echoic.eval.zeroshot import LAION_TEMPLATE, prompt
 
     for sentence in template or ():
@@ -242,9 +251,10 @@ def recordings(path: Path) -> Iterator[Path]:
     yield from sounds
 
 
-def _labels(listed: str | None, file: Path | None) -> list[str]:
+def chosen_labels(command: str, listed: str | None, file: Path | None) -> list[str]:
+    """Of --labels or --labels-file, each once. Raises EchoicError."""
     if (listed is None) == (file is None):
-        raise wrong("classify: give --labels or --labels-file, one of the two")
+        raise wrong(f"{command}: give --labels or --labels-file, one of the two")
     if file is None:
         names = (listed or "").split(",")
     else:
@@ -272,17 +282,22 @@ def _write_vectors(path: Path, heard: HeardFiles, space_id: str, document: objec
 
 
 def _read_vectors(path: Path, space_id: str) -> tuple[list[str], Tensor]:
-    import zipfile
-
     import numpy as np
     import torch
+
+    from echoic.types import first_line
 
     try:
         with np.load(path, allow_pickle=False) as stored:
             names, vectors = stored["files"].tolist(), stored["vectors"]
             space = str(stored["space_id"])
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise wrong(f"{path}: not a file of vectors by echoic embed ({error})") from None
+        told = "".join([*names, space]).encode("utf-8", "surrogatepass")
+        told.decode("utf-8", "surrogatepass")  # numpy makes texts of what is no character
+        if vectors.ndim != 2 or len(names) != len(vectors) or not np.isfinite(vectors).all():
+            raise ValueError("its vectors are not finite, or not as many as its names")
+    except Exception as error:  # damaged bytes make numpy's reader raise anything
+        why = first_line(error)
+        raise wrong(f"{path}: not a file of vectors by echoic embed ({why})") from None
     (made, _, made_how), (here, _, here_how) = space.partition("-"), space_id.partition("-")
     if space != space_id and made == here:
         ways = [f"--long {way}" if way else "no --long" for way in (made_how, here_how)]

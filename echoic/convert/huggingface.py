@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from echoic.audio.frontend import FrontEndSpec, laion_htk, laion_slaney
+from echoic.config import parse_json
 from echoic.convert.clap_names import INDEX_TABLE, TEXT, from_clap, ours_audio, to_clap
 from echoic.convert.laion import INITIAL_SCALE, architecture, audio_spec
 from echoic.convert.native import ModelFile, give, replacing, require_fit, unfilled
@@ -61,6 +62,7 @@ class _Described(NamedTuple):
     sound: dict[str, Any]
 
 
+_LONGEST_S = 86_400
 _QKV = re.compile(r"\.(query|key|value)\.(weight|bias)$")
 
 
@@ -77,10 +79,10 @@ def load_huggingface(folder: Path) -> ModelFile:
     kept = {name: tensor for name, tensor in state.items() if not INDEX_TABLE.fullmatch(name)}
     try:
         spec, notes = _spec(kept, described, _most_tokens(folder))
+        model = unfilled(spec)
     except EchoicError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     _require_agreement(spec, described, folder)
-    model = unfilled(spec)
     wanted = {n: t for n, t in to_clap(model).items() if not INDEX_TABLE.fullmatch(n)}
     kept.setdefault("logit_scale_t", torch.tensor(INITIAL_SCALE))
     require_fit(wanted, kept, str(folder / file))
@@ -203,7 +205,7 @@ def _require_fixed(described: _Described, folder: Path) -> None:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        tree = json.loads(file.read_text("utf-8"))
+        tree = parse_json(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from None
     if not isinstance(tree, dict):
@@ -300,7 +302,7 @@ def _front_end(sound: Mapping[str, Any], *, fused: bool) -> tuple[FrontEndSpec, 
     }
     spec = FrontEndSpec.parse({**released.model_dump(), **change}, where=PREPROCESSOR)
     seconds = sound.get("max_length_s", 10)
-    if not isinstance(seconds, int | float) or not seconds > 0:
+    if not isinstance(seconds, int | float) or not 0 < seconds <= _LONGEST_S:
         raise CheckpointError(f"{PREPROCESSOR}: max_length_s is {seconds!r}, not a length")
     return spec, round(seconds * spec.rate_hz)
 

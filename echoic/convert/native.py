@@ -22,9 +22,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from echoic.config import parse_json
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.model import LanguageAudioModel, ModelSpec
-from echoic.types import CheckpointError, ConfigError
+from echoic.types import CheckpointError, ConfigError, first_line
 
 FORMAT = "echoic-1"
 FILE_NAME = "model.safetensors"
@@ -83,7 +84,10 @@ def load_model(path: Path) -> ModelFile:
             f"{file}: a safetensors file, but not a model of echoic's (no {FORMAT} header)"
         )
     spec, tokenizer, card = _described(header, str(file))
-    model = unfilled(spec)
+    try:
+        model = unfilled(spec)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     require_fit(model.state_dict(), tensors, str(file))
     give(model, tensors)
     return ModelFile(model.eval(), tokenizer, card)
@@ -91,9 +95,21 @@ def load_model(path: Path) -> ModelFile:
 
 def unfilled(spec: ModelSpec) -> LanguageAudioModel:
     """A model whose weights have shapes and no memory (device "meta"), for `give` to put there what
-    a file holds. What is computed (mel banks, windows, index tables) is there."""
-    with _Unallocated():
+    a file holds. What is computed (mel banks, windows, index tables) is there. Raises
+    CheckpointError on sizes of which nothing can be made."""
+    with _Unallocated(), buildable():
         return LanguageAudioModel(spec)
+
+
+@contextmanager
+def buildable() -> Iterator[None]:
+    """While modules are made as a file describes them: what torch says of mad sizes is told as
+    CheckpointError."""
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        told = first_line(error)
+        raise CheckpointError(f"its description cannot be built ({told})") from error
 
 
 class _Unallocated(TorchFunctionMode):
@@ -151,14 +167,17 @@ def require_fit(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], where
 def _described(header: dict[str, str], where: str) -> tuple[ModelSpec, TextTokenizer | None, Any]:
     """What the header says of the model, its tokenizer and its card."""
     try:
-        spec = ModelSpec.parse(json.loads(header["spec"]), where="spec")
+        spec = ModelSpec.parse(parse_json(header["spec"]), where="spec")
         tokenizer = None
         if "tokenizer" in header:
             tokenizer = TextTokenizer.from_json(header["tokenizer"], max_tokens=spec.max_tokens)
-        return spec, tokenizer, json.loads(header["card"])
+        card = parse_json(header["card"])
+        if not isinstance(card, dict):
+            raise CheckpointError(f"its card is a {type(card).__name__}, not an object")
+        return spec, tokenizer, card
     except KeyError as error:
         raise CheckpointError(f"{where}: its header has no {error}") from None
-    except (ConfigError, CheckpointError, json.JSONDecodeError) as error:
+    except (ConfigError, CheckpointError, ValueError) as error:
         raise CheckpointError(f"{where}: its header cannot be read ({error})") from None
 
 

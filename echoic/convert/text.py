@@ -8,7 +8,6 @@ known, and no value changes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from echoic.config import parse_json
 from echoic.convert.shapes import depth_of
 from echoic.encoders.clap_text import ClapTextKind, ClapTextSpec, first_position
 from echoic.encoders.published import published_file
@@ -274,7 +274,7 @@ _HEADS = {"roberta": "lm_head.", "bert": "cls.", "bart": ("lm_head.", "final_log
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads(file.read_text("utf-8"))
+        config = parse_json(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
     if not isinstance(config, dict):

@@ -1,19 +1,23 @@
 """The tensors of a file that `torch.save` wrote (.pt, .pth, .ckpt, .bin), without running what it
 says.
 
-Such a file is a pickle, and a pickle may name any function. Here `torch.load(weights_only=True)`
-reads it, which knows tensors and plain containers only; the numpy numbers and the argparse options
-that trainers write beside the weights become empty stand-ins, and any other name is refused. The
-optimizer's tensors stay on disk.
+Such a file is a pickle, and a pickle may name any function. First its opcodes are looked through,
+without running any: names that no checkpoint needs are refused, also those that would only allocate
+(torch.Tensor, bytearray), and so are tuples of tuples of which few bytes make more than can ever be
+hashed. Then `torch.load(weights_only=True)` reads it, which knows tensors and plain containers
+only; the numpy numbers and the argparse options that trainers write beside the weights become empty
+stand-ins. The optimizer's tensors stay on disk.
 """
 
 from __future__ import annotations
 
+import io
+import pickletools
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +30,9 @@ PICKLE_MAGIC = b"\x80"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch before 1.6
 CONTAINERS = ("state_dict", "model")  # LAION and Lightning; PANNs and M2D
 WRAPPER = "module."  # DistributedDataParallel's
-_LONGEST_PICKLE = 256 * 2**20  # bytes that describe tensors, without their values
+_LONGEST_PICKLE = 32 * 2**20  # bytes that describe tensors, without their values
+_LARGEST_TUPLE = 10_000  # with all that is in it, counted as often as it is there
+_LEGACY_PICKLES = 5  # magic number, version, machine, content, names of the storages
 _NUMPY = ("numpy.core", "numpy._core")
 
 
@@ -72,6 +78,8 @@ def _load(path: Path) -> Any:
         raise CheckpointError(f"{path}: not a file of torch.save, but {kind}")
     if is_zip:
         _check_archive(path)
+    else:
+        _check_legacy(path)
     mapped = is_zip and path.suffix != ".safetensors"  # by that name torch would not read a zip
     try:
         with path.open("rb") as file, torch.serialization.safe_globals(_STAND_INS):
@@ -88,19 +96,116 @@ def _check_archive(path: Path) -> None:
     contents."""
     try:
         with zipfile.ZipFile(path) as archive:
-            inside = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+            entries = archive.infolist()
+            inside = {entry.filename.partition("/")[2]: entry for entry in entries}
+            tops = {entry.filename.partition("/")[0] for entry in entries}
             if "data.pkl" not in inside:
                 raise CheckpointError(f"{path}: a zip file, but not one of torch.save")
             if "constants.pkl" in inside:
                 raise CheckpointError(f"{path}: a TorchScript program; export its state dict")
             pickled = inside["data.pkl"]
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in inside.values())
-            if packed or pickled.file_size > _LONGEST_PICKLE:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            twice = len(tops) > 1 or len(inside) < len(entries)  # which of them does torch read?
+            if packed or twice or pickled.file_size > _LONGEST_PICKLE:
                 raise CheckpointError(f"{path}: packed as torch.save packs nothing; refused")
-            if pickled.CRC:  # torch can be told to write none
-                archive.read(pickled)  # raises where the check sum is wrong
+            if not pickled.CRC:  # torch can be told to write none
+                pickled.CRC = None  # type: ignore[assignment]
+            _check_pickle(io.BytesIO(archive.read(pickled)), path)  # a wrong check sum raises
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: truncated or damaged ({first_line(error)})") from None
+
+
+def _check_legacy(path: Path) -> None:
+    with path.open("rb") as file:
+        raw = io.BytesIO(file.read(_LONGEST_PICKLE))
+    try:
+        for _ in range(_LEGACY_PICKLES):
+            _check_pickle(raw, path)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: truncated or damaged ({first_line(error)})") from None
+
+
+class _Built(NamedTuple):
+    """What an opcode leaves. size: of a tuple, with all that is in it; else 1. told: its argument;
+    of a tuple those of its parts."""
+
+    size: int
+    told: Any
+
+
+def _check_pickle(raw: io.BytesIO, path: Path) -> None:
+    """One pickle, by its opcodes. Raises ValueError where it is none, CheckpointError where it asks
+    for what no checkpoint needs."""
+    stack: list[_Built] = []
+    memo: dict[Any, _Built] = {}
+    marks: list[int] = []
+    storages: dict[Any, int] = {}
+    room = path.stat().st_size
+    try:
+        for code, argument, _ in pickletools.genops(raw):
+            if code.name == "MARK":
+                marks.append(len(stack))
+            elif code.name in ("BINPUT", "LONG_BINPUT"):
+                memo[argument] = stack[-1]
+            elif code.name in ("BINGET", "LONG_BINGET"):
+                stack.append(memo[argument])
+            else:
+                taken = _popped(code, stack, marks)
+                if code.name == "GLOBAL":
+                    _require_known(str(argument), path)
+                elif "TUPLE" in code.name:
+                    argument = tuple(each.told for each in taken)
+                    if sum(each.size for each in taken) > _LARGEST_TUPLE:
+                        raise CheckpointError(f"{path}: refused: tuples in tuples without end")
+                elif code.name == "BINPERSID":
+                    _, _, key, _, count, *_ = taken[0].told
+                    argument = storages[key] = max(storages.get(key, 0), count)
+                elif code.name == "REDUCE":
+                    _require_within(*(each.told for each in taken))
+                size = 1 + sum(each.size for each in taken) if "TUPLE" in code.name else 1
+                stack += [_Built(size, argument)] * len(code.stack_after)
+    except (IndexError, KeyError, TypeError) as error:
+        raise ValueError(f"no pickle of torch.save: {first_line(error)}") from None
+    if sum(storages.values()) > room:
+        raise ValueError("it tells of more values than it has bytes")
+
+
+def _require_within(call: Any, arguments: Any) -> None:
+    """Raises ValueError where a tensor reaches beyond its storage, which some readers of torch's
+    make larger then."""
+    if str(call).startswith("torch._utils _rebuild_tensor"):
+        count, offset, shape, steps, *_ = arguments
+        last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+        if all(shape) and last >= count:
+            raise ValueError("a tensor reaches beyond its values")
+
+
+def _popped(code: Any, stack: list[_Built], marks: list[int]) -> list[_Built]:
+    """What an opcode takes from the stack: so many, or all down to the last mark, and those."""
+    wanted = code.stack_before
+    marked = pickletools.markobject in wanted
+    count = wanted.index(pickletools.markobject) if marked else len(wanted)
+    first = (marks.pop() if marked else len(stack)) - count
+    if first < 0:
+        raise IndexError("its stack is empty")
+    taken = stack[first:]
+    del stack[first:]
+    return taken
+
+
+def _require_known(named: str, path: Path) -> None:
+    """`named`: module and name, with a space between."""
+    module, _, name = named.partition(" ")
+    whole = f"{module}.{name}"
+    storage = module in ("torch", "torch.storage") and name.endswith("Storage")
+    kind = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+    rebuilt = whole.startswith("torch._utils._rebuild_")  # of a storage that is there
+    if not (storage or kind or rebuilt or whole in _NEEDED):
+        raise CheckpointError(f"{path}: {_asks_for(whole.removeprefix('__builtin__.'))}")
+
+
+def _asks_for(named: str) -> str:
+    return f"refused: it asks to load {named}, which no checkpoint needs; nothing was run"
 
 
 def _state_in(loaded: Any, path: Path) -> dict[str, Any]:
@@ -158,7 +263,7 @@ def _refusal(error: Exception) -> str:
     for before, after in (("GLOBAL ", " was not"), ("unsupported GLOBAL ", " whose module")):
         if before in text and after in text:
             named = text.partition(before)[2].partition(after)[0]
-            return f"refused: it asks to load {named}, which no checkpoint needs; nothing was run"
+            return _asks_for(named)
     told = text.rpartition("WeightsUnpickler error:")[2].strip() or type(error).__name__
     return f"truncated, damaged, or not tensors alone ({told.splitlines()[0]})"
 
@@ -193,3 +298,11 @@ _STAND_INS: list[Any] = [
     *((_Number, f"{module}.multiarray.scalar") for module in _NUMPY),
     *((_Array, f"{module}.multiarray._reconstruct") for module in _NUMPY),
 ]
+
+_NEEDED = frozenset({
+    "collections.OrderedDict", "collections.Counter", "_codecs.encode", "__builtin__.set",
+    "builtins.set", "__builtin__.complex", "builtins.complex", "torch.Size", "torch.device",
+    "torch.nn.parameter.Parameter", "torch.serialization._get_layout",
+    "torch._tensor._rebuild_from_type_v2",
+    *(name for _, name in _STAND_INS),
+})  # fmt: skip

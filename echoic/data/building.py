@@ -18,10 +18,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from echoic.config import parse_json
 from echoic.data.clips import Clip, Source, check_audio, part_of
 from echoic.data.files import made_folder, write_whole
 from echoic.data.shard_writing import (
@@ -179,6 +181,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> ShardSummary | None:
         )
     tars = _read_json(folder / SIZES)
     if tars and "found" in tree and all((folder / name).exists() for name in tars):
+        _tidy(folder)
         return ShardSummary(folder=folder, **tree["found"])
     (folder / RECORDS).mkdir(exist_ok=True)
     return None
@@ -187,7 +190,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> ShardSummary | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """{} where it is not there, or not whole."""
     try:
-        tree = json.loads(path.read_bytes())
+        tree = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
     except OSError as error:
@@ -226,10 +229,16 @@ def _finish(folder: Path, plan: dict[str, Any], built: Sequence[Built]) -> Shard
         write_whole(folder / PLAN, json.dumps({"plan": plan, "found": found}, indent=1))
 
     summary = finish(folder, records, bad, before_the_end=note)
-    for left in folder.glob(".*.part"):
-        left.unlink(missing_ok=True)
-    shutil.rmtree(folder / RECORDS, ignore_errors=True)
+    _tidy(folder)
     return summary
+
+
+def _tidy(folder: Path) -> None:
+    """A kill at the very end leaves what only the building needed."""
+    for left in folder.glob(".*.part"):
+        with suppress(OSError):
+            left.unlink()
+    shutil.rmtree(folder / RECORDS, ignore_errors=True)
 
 
 # One shard

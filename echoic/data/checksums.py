@@ -42,7 +42,7 @@ def _listed(folder: Path | str) -> dict[str, str]:
     listed = {}
     for line in raw.decode("utf-8", "replace").splitlines():
         digest, _, name = line.partition("  ")
-        if len(digest) != 64 or not name or "/" in name:
+        if len(digest) != 64 or not name or not {"/", "\0"}.isdisjoint(name):
             raise DataError(f"{where}: not a list of SHA-256 and names: {line[:80]!r}")
         listed[name] = digest
     return listed

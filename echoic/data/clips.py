@@ -6,11 +6,15 @@ T samples.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b, sha256
 from itertools import accumulate
-from typing import Literal, Protocol, runtime_checkable
+from operator import eq
+from typing import Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -34,6 +38,129 @@ class Clip:
     captions: tuple[str, ...]
     tags: tuple[str, ...]
     duration_s: float | None
+
+
+class Listed(Sequence[Clip], ABC):
+    """Clips that are made when they are asked for, of columns that processes share.
+
+    captioned: whether each has a caption. digest: of what they are.
+    """
+
+    captioned: bool
+    digest: str
+
+    @abstractmethod
+    def at(self, i: int) -> Clip:
+        """Clip i of 0 to N - 1."""
+
+    @property
+    @abstractmethod
+    def durations_s(self) -> np.ndarray:
+        """(N,) float64, NaN where it is not known."""
+
+    @property
+    @abstractmethod
+    def places(self) -> np.ndarray:
+        """(N,) see `key_places`."""
+
+    @overload
+    def __getitem__(self, i: int) -> Clip: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Clip]: ...
+    def __getitem__(self, i: int | slice) -> Clip | Sequence[Clip]:
+        if isinstance(i, slice):
+            return Picked(self, np.arange(len(self))[i])
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"clip {i} of {len(self)}")
+        return self.at(int(i) % len(self))
+
+    def __iter__(self) -> Iterator[Clip]:
+        return map(self.at, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} clips>"
+
+
+class Picked(Listed):
+    """Some of them, by index."""
+
+    def __init__(self, clips: Listed, indices: np.ndarray) -> None:
+        self._clips, self._indices, self.captioned = clips, indices, clips.captioned
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def at(self, i: int) -> Clip:
+        return self._clips.at(int(self._indices[i]))
+
+    @property
+    def durations_s(self) -> np.ndarray:
+        return self._clips.durations_s[self._indices]
+
+    @property
+    def places(self) -> np.ndarray:
+        return self._clips.places[self._indices]
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        return sha256(self._clips.digest.encode() + self._indices.tobytes()).hexdigest()
+
+
+class Joined(Listed):
+    """Several as one, with a name before their keys."""
+
+    def __init__(self, parts: Mapping[str, Listed]) -> None:
+        self._names, self._parts = tuple(parts), tuple(parts.values())
+        self._ends = list(accumulate(map(len, self._parts)))
+        self.captioned = all(part.captioned for part in self._parts)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def at(self, i: int) -> Clip:
+        which = bisect_right(self._ends, i)
+        clip = self._parts[which].at(i - (self._ends[which - 1] if which else 0))
+        return replace(clip, key=f"{self._names[which]}/{clip.key}")
+
+    @property
+    def durations_s(self) -> np.ndarray:
+        return np.concatenate([part.durations_s for part in self._parts])
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        return key_places(clip.key for clip in self)
+
+    @cached_property
+    def digest(self) -> str:  # type: ignore[override]
+        told = zip(self._names, (part.digest for part in self._parts), strict=True)
+        return sha256(repr(list(told)).encode()).hexdigest()
+
+
+def durations_of(clips: Sequence[Clip]) -> np.ndarray:
+    """(N,) seconds as float64, NaN where they are not known."""
+    if isinstance(clips, Listed):
+        return clips.durations_s
+    return np.array([np.nan if c.duration_s is None else c.duration_s for c in clips], np.float64)
+
+
+def places_of(clips: Sequence[Clip]) -> np.ndarray:
+    """(N,) see `key_places`."""
+    return clips.places if isinstance(clips, Listed) else key_places(clip.key for clip in clips)
+
+
+def key_places(keys: Iterable[str]) -> np.ndarray:
+    """(N,) uint64, evenly spread: where a key falls, the same on every machine."""
+    encoded = (key.encode("utf-8", "surrogatepass") for key in keys)
+    return np.frombuffer(
+        bytearray(b"".join(blake2b(raw, digest_size=8).digest() for raw in encoded)), ">u8"
+    ).astype("<u8")
 
 
 class Source(Protocol):
@@ -133,10 +260,14 @@ def refuse(
     log.warning("%s; left out", line)
 
 
+def has_long_caption(clip: Clip) -> bool:
+    return any(len(text) > LONG_CAPTION_CHARACTERS for text in clip.captions)
+
+
 def note_long_captions(where: object, clips: Sequence[Clip]) -> None:
     """Say once that a tokenizer will cut some captions; they are kept whole here."""
     limit = LONG_CAPTION_CHARACTERS
-    long = [clip.key for clip in clips if any(len(text) > limit for text in clip.captions)]
+    long = [clip.key for clip in clips if has_long_caption(clip)]
     if long:
         what = f"{len(long)} clips have captions of more than {limit} characters (first: {long[0]})"
         log.warning("%s: %s; the tokenizer will cut them", where, what)
@@ -145,32 +276,36 @@ def note_long_captions(where: object, clips: Sequence[Clip]) -> None:
 class SubsetSource:
     """Some clips of a source, by index: a fold, a split."""
 
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self.source, self.indices = source, tuple(indices)
-        self.clips: Sequence[Clip] = tuple(source.clips[i] for i in self.indices)
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
+        self.source, self.indices = source, np.array(indices, np.int64)
+        clips = source.clips
+        self.clips: Sequence[Clip] = (
+            Picked(clips, self.indices)
+            if isinstance(clips, Listed)
+            else tuple(clips[i] for i in self.indices.tolist())
+        )
 
     def read(self, i: int, rate_hz: int) -> np.ndarray:
-        return self.source.read(self.indices[i], rate_hz)
+        return self.source.read(int(self.indices[i]), rate_hz)
 
     def read_window(self, i: int, rate_hz: int, start_s: float, duration_s: float) -> np.ndarray:
-        return read_window(self.source, self.indices[i], rate_hz, start_s, duration_s)
+        return read_window(self.source, int(self.indices[i]), rate_hz, start_s, duration_s)
 
     def part(self, first: int, stop: int) -> Source:
         some = self.indices[first:stop]
-        if not some:
+        if not len(some):
             return SubsetSource(self.source, ())
-        lowest = min(some)
-        around = part_of(self.source, lowest, max(some) + 1)
-        return RetoldSource(
-            SubsetSource(around, [i - lowest for i in some]), self.clips[first:stop]
-        )
+        lowest = int(some.min())
+        around = part_of(self.source, lowest, int(some.max()) + 1)
+        return RetoldSource(SubsetSource(around, some - lowest), list(self.clips[first:stop]))
 
 
 class RetoldSource:
     """A source of which something else is said: `clips` in place of its own."""
 
     def __init__(self, source: Source, clips: Sequence[Clip]) -> None:
-        self.source, self.clips = source, tuple(clips)
+        self.source = source
+        self.clips: Sequence[Clip] = clips if isinstance(clips, Listed) else tuple(clips)
 
     def read(self, i: int, rate_hz: int) -> np.ndarray:
         return self.source.read(i, rate_hz)
@@ -179,7 +314,7 @@ class RetoldSource:
         return read_window(self.source, i, rate_hz, start_s, duration_s)
 
     def part(self, first: int, stop: int) -> Source:
-        return RetoldSource(part_of(self.source, first, stop), self.clips[first:stop])
+        return RetoldSource(part_of(self.source, first, stop), list(self.clips[first:stop]))
 
 
 class RecaptionedSource(RetoldSource):
@@ -195,10 +330,15 @@ class ConcatSource:
 
     def __init__(self, sources: Mapping[str, Source]) -> None:
         self.sources = tuple(sources.values())
-        self.clips: Sequence[Clip] = tuple(
-            replace(clip, key=f"{name}/{clip.key}")
-            for name, source in sources.items()
-            for clip in source.clips
+        listed = {name: s.clips for name, s in sources.items() if isinstance(s.clips, Listed)}
+        self.clips: Sequence[Clip] = (
+            Joined(listed)
+            if len(listed) == len(sources)
+            else tuple(
+                replace(clip, key=f"{name}/{clip.key}")
+                for name, source in sources.items()
+                for clip in source.clips
+            )
         )
         self._ends = list(accumulate(len(source.clips) for source in self.sources))
 
@@ -217,7 +357,7 @@ class ConcatSource:
             for start, each in zip(starts, self.sources, strict=True)
         ]
         parts = {str(n): part_of(*span) for n, span in enumerate(spans) if span[1] < span[2]}
-        return RetoldSource(ConcatSource(parts), self.clips[first:stop])
+        return RetoldSource(ConcatSource(parts), list(self.clips[first:stop]))
 
     def _locate(self, i: int) -> tuple[Source, int]:
         which = bisect_right(self._ends, i)

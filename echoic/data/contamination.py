@@ -8,7 +8,6 @@ metadata of the set that is to be tested on, or what `leaks` found: exact keys o
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from echoic.config import parse_json
 from echoic.data.clips import (
     AUDIO_SUFFIXES,
     Clip,
@@ -249,7 +249,7 @@ def _of_table(path: Path) -> list[Ids]:
 def _json_lists(path: Path) -> dict[str, list[str | int]]:
     """By name; "" is that of a list that stands alone."""
     try:
-        tree = json.loads(bytes_of(path))
+        tree = parse_json(bytes_of(path))
     except ValueError as error:
         raise DataError(f"{path}: not readable as JSON ({error})") from None
     lists = tree if isinstance(tree, dict) else {"": tree}

@@ -7,13 +7,13 @@ The same two forms stand beside audio files in a folder and as members of a tar.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any, get_args
 
+from echoic.config import parse_json
 from echoic.data.clips import Clip
 from echoic.data.tables import TAG_NAMES, CaptionChoice, decode, find_columns
 from echoic.types import DataError
@@ -52,7 +52,7 @@ def describe(where: str, key: str, raw: bytes) -> Described:
         lines = (" ".join(line.split()) for line in text.splitlines())
         return Described(Clip(key, tuple(dict.fromkeys(filter(None, lines))), (), None))
     try:
-        tree = json.loads(text)
+        tree = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not readable as JSON ({error})") from None
     if not isinstance(tree, dict):

@@ -28,6 +28,14 @@ def cache_folder() -> Path:
     return base / "echoic"
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; of a name that none can have, as it is too long, no."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def made_folder(path: str | os.PathLike[str]) -> tuple[Path, bool]:
     """The folder, made if it is not there, and whether it is empty but for what a stop left half
     written. Raises DataError."""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from echoic.config import parse_json
 from echoic.data.captions import captions_from_tags, joined, words
 from echoic.data.clips import Clip, RecaptionedSource, Source, SubsetSource
 from echoic.data.files import made_folder, write_whole
@@ -340,7 +341,7 @@ def with_captions(
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     try:
-        tree = json.loads(path.read_bytes())
+        tree = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{folder}: holds no {MANIFEST}, so no captions of tags") from None
     except OSError as error:
@@ -356,7 +357,7 @@ def _rows(path: Path, lines: int) -> list[dict[str, Any]]:
     """Raises DataError on anything else than `lines` captions."""
     try:
         text = path.read_text("utf-8")
-        rows = [json.loads(line) for line in text.split("\n") if line]
+        rows = [parse_json(line) for line in text.split("\n") if line]
         good = all(isinstance(r["key"], str) and isinstance(r["caption"], str) for r in rows)
         good = good and all(isinstance(r["tags"], list) for r in rows) and len(rows) == lines
     except OSError as error:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, chain, count, islice
+from itertools import chain, count, islice
 from threading import Lock
 from typing import Any, Literal
 from zlib import crc32
@@ -25,8 +25,17 @@ from zlib import crc32
 import numpy as np
 import torch
 
-from echoic.data.clips import SILENCE_PEAK, Clip, Source, check_audio, read_window
-from echoic.data.pack import Order, Schedule
+from echoic.data.clips import (
+    SILENCE_PEAK,
+    Clip,
+    Listed,
+    Source,
+    check_audio,
+    durations_of,
+    read_window,
+)
+from echoic.data.order import WHOLE_CLIPS, Order
+from echoic.data.pack import Schedule
 from echoic.types import AudioError, Batch, ConfigError, DataError, Ragged
 
 log = logging.getLogger("echoic.data")
@@ -41,6 +50,7 @@ _WINDOWS_TRIED = 3  # a quiet stretch does not make a long recording silent
 _NAMED_CLIPS = 3
 _TOP_UP_TRIED = 64
 _SAMPLE_BYTES = 4
+_HANDED_OVER = 8  # clips to a thread at once
 _OF_CAPTIONS = 1 << 62  # above the marks of tags: a group's id is the smallest of its marks
 
 
@@ -108,10 +118,11 @@ class Loader:
         self.max_bad_share, self.min_clips = max_bad_share, min_clips
         self.bad: dict[str, str] = {}
         self._clips = source.clips
-        costs = [max(1, cost(min(clip.duration_s or max_s, max_s))) for clip in self._clips]
-        _check(self._clips, costs, budget, min_clips, max_s, mute=tokenize is None)
+        self._durations_s = durations_of(self._clips)
+        self._costs = _Costs(self._durations_s, cost, max_s)
+        _check(self._clips, self._costs.most, budget, min_clips, max_s, mute=tokenize is None)
         self._schedule = Schedule(
-            costs,
+            self._costs,
             budget=budget,
             seed=seed,
             max_clips=max_clips,
@@ -119,7 +130,7 @@ class Loader:
             draws=draws if draws is not None else getattr(source, "order", None),
         )
         self._share = _Share(max_bad_share, len(self._clips))
-        self._cache = _Cache([clip.duration_s for clip in self._clips], rate_hz, cache_bytes)
+        self._cache = _Cache(self._durations_s, rate_hz, cache_bytes)
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """The batches of `first_step` and all steps after it, made ahead by threads; of several
@@ -129,16 +140,17 @@ class Loader:
         are bad.
         """
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="echoic-loader")
-        ahead: deque[tuple[int, list[Future[_Draw]]]] = deque()
+        ahead: deque[tuple[int, list[Future[list[_Draw]]]]] = deque()
         steps = count(first_step + self.rank, self.ranks)
         try:
             while True:
                 while len(ahead) <= self.prefetch:
                     step = next(steps)
                     epoch, clips = self._planned(step)
-                    ahead.append((step, [pool.submit(self._draw, epoch, i) for i in clips]))
+                    parts = _parts(clips, self.threads)
+                    ahead.append((step, [pool.submit(self._drawn, epoch, part) for part in parts]))
                 step, futures = ahead.popleft()
-                yield self._batch(step, [future.result() for future in futures])
+                yield self._batch(step, [draw for future in futures for draw in future.result()])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -148,12 +160,12 @@ class Loader:
 
     def epoch_of(self, step: int) -> int:
         """The epoch (from 0) that a step belongs to."""
-        return self._schedule.locate(step)[0]
+        return self._schedule.epoch_of(step)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds beside the step number; plain numbers, strings and lists."""
         return {
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             "bad": dict(self.bad),
             "share": list(self._share.counts),
             "epoch_steps": list(self._schedule.lengths),
@@ -161,7 +173,7 @@ class Loader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on as the loader that made `state`. Raises DataError if the data is another."""
-        if state["fingerprint"] != self._fingerprint:
+        if state["fingerprint"] != self.fingerprint:
             raise DataError(
                 "the clips, their captions or durations, the batch budget or the seed are not "
                 "those of the checkpoint: the run cannot go on there; start one from its weights"
@@ -171,7 +183,8 @@ class Loader:
         self._schedule.lengths = list(state["epoch_steps"])
 
     @cached_property
-    def _fingerprint(self) -> str:
+    def fingerprint(self) -> str:
+        """Equal where the batches are: the same clips, settings and seed, on every rank."""
         plan = self._schedule
         settings = (
             plan.budget,
@@ -182,40 +195,50 @@ class Loader:
             self.max_s,
         )
         digest = hashlib.sha256(repr(settings).encode())
-        for clip, cost in zip(self._clips, plan.costs, strict=True):
-            digest.update(repr((clip.key, clip.captions, cost)).encode())
+        if isinstance(self._clips, Listed) and len(self._clips) > WHOLE_CLIPS:
+            digest.update(f"{self._clips.digest} {self._costs.ladder()}".encode())
+        else:
+            costs = self._costs[np.arange(len(self._clips))].tolist()
+            for clip, cost in zip(self._clips, costs, strict=True):
+                digest.update(repr((clip.key, clip.captions, cost)).encode())
         if plan.draws is not None:
             digest.update(repr(plan.draws.count).encode())
             digest.update(plan.draws.weights.tobytes())
         return digest.hexdigest()
 
     def _planned(self, step: int) -> tuple[int, list[int]]:
-        epoch, position = self._schedule.locate(step)
-        return epoch, self._schedule.plan(epoch)[position]
+        window, position = self._schedule.locate(step)
+        return window // self._schedule.windows, self._schedule.plan(window)[position]
 
-    # What the threads do: one clip
+    # What the threads do: some clips
+
+    def _drawn(self, epoch: int, clips: Sequence[int]) -> list[_Draw]:
+        return [self._draw(epoch, i) for i in clips]
 
     def _draw(self, epoch: int, i: int) -> _Draw:
-        rng = self._rng(epoch, self._clips[i].key, _AUDIO)
         try:
-            audio = self._heard(i, rng)
+            audio = self._heard(epoch, i)
         except AudioError as error:
             return _Draw(i, np.empty(0, np.float32), error.reason)
         if self.augment is not None:
-            audio = self.augment(audio, self.rate_hz, rng)
+            audio = self.augment(audio, self.rate_hz, self._places(epoch, i)[0])
         return _Draw(i, audio[: self._max_samples])
 
-    def _heard(self, i: int, rng: np.random.Generator) -> np.ndarray:
+    def _places(self, epoch: int, i: int) -> tuple[np.random.Generator, np.ndarray]:
+        """Clip i's generator, and the first that it gives: where windows begin, from 0 to 1."""
+        rng = self._rng(epoch, self._clips[i].key, _AUDIO)
+        return rng, rng.uniform(0, 1, _WINDOWS_TRIED)
+
+    def _heard(self, epoch: int, i: int) -> np.ndarray:
         """Clip i, or one window of it, (T,), read-only. Raises AudioError."""
-        duration_s = self._clips[i].duration_s
-        places = rng.uniform(0, 1, _WINDOWS_TRIED)
-        if i not in self._cache and duration_s is not None and duration_s > self.max_s:
-            return self._read_window(i, places * (duration_s - self.max_s))
+        duration_s = float(self._durations_s[i])  # NaN where it is not known
+        if i not in self._cache and duration_s > self.max_s:
+            return self._read_window(i, self._places(epoch, i)[1] * (duration_s - self.max_s))
         audio = self._whole(i)
         latest = len(audio) - self._max_samples
         if latest <= 0:
-            return audio
-        for first in np.rint(places * latest).astype(int):
+            return audio  # most clips: without a generator
+        for first in np.rint(self._places(epoch, i)[1] * latest).astype(int):
             window = audio[first : first + self._max_samples]
             if _has_sound(window):
                 return window
@@ -226,7 +249,7 @@ class Loader:
         audio = self._cache.get(i)
         if audio is None:
             audio = self.source.read(i, self.rate_hz)
-            check_audio(self._clips[i].key, audio)
+            check_audio(f"clip {i}", audio)
             audio = _read_only(audio)
             self._cache.put(i, audio)
         return audio
@@ -236,8 +259,11 @@ class Loader:
             audio = read_window(self.source, i, self.rate_hz, float(start_s), self.max_s)
             if _has_sound(audio):
                 break
-        check_audio(self._clips[i].key, audio)
+        check_audio(f"clip {i}", audio)
         return _read_only(audio)
+
+    def _cost(self, i: int) -> int:
+        return int(self._costs[np.array([i])][0])
 
     @property
     def _max_samples(self) -> int:
@@ -281,8 +307,7 @@ class Loader:
     def _usable(self, epoch: int, draws: Sequence[_Draw]) -> list[_Draw]:
         """The draws with sound; the others are counted, and named once. Raises DataError."""
         for draw in draws:
-            key = self._clips[draw.i].key
-            if draw.reason and key not in self.bad:
+            if draw.reason and (key := self._clips[draw.i].key) not in self.bad:
                 self.bad[key] = draw.reason
                 log.warning("clip %s skipped: %s", key, draw.reason)
         good = [draw for draw in draws if not draw.reason]
@@ -293,15 +318,15 @@ class Loader:
 
     def _topped_up(self, step: int, good: list[_Draw]) -> list[_Draw]:
         """A batch that bad clips left too small, filled from the next. Raises DataError."""
-        epoch, position = self._schedule.locate(step)
-        plan, costs = self._schedule.plan(epoch), self._schedule.costs
-        room = self._schedule.budget - sum(costs[draw.i] for draw in good)
+        window, position = self._schedule.locate(step)
+        epoch, plan = window // self._schedule.windows, self._schedule.plan(window)
+        room = self._schedule.budget - sum(self._cost(draw.i) for draw in good)
         others = chain.from_iterable(plan[position + 1 :] + plan[:position])
-        for i in islice((i for i in others if costs[i] <= room), _TOP_UP_TRIED):
+        for i in islice((i for i in others if self._cost(i) <= room), _TOP_UP_TRIED):
             draw = self._draw(epoch, i)
             if not draw.reason:
                 good = [*good, draw]
-                room -= costs[i]
+                room -= self._cost(i)
             if len(good) == self.min_clips:
                 return good
         raise DataError(
@@ -313,6 +338,12 @@ class Loader:
         more = "; ..." if len(self.bad) > _NAMED_CLIPS else ""
         named = islice(self.bad.items(), _NAMED_CLIPS)
         return "; ".join(f"{key}: {reason}" for key, reason in named) + more
+
+
+def _parts(clips: list[int], threads: int) -> list[list[int]]:
+    """The clips of a batch for so many threads: to hand over few at once is quicker than one."""
+    size = min(_HANDED_OVER, -(-len(clips) // threads))
+    return [clips[first : first + size] for first in range(0, len(clips), size)]
 
 
 def _read_only(audio: np.ndarray) -> np.ndarray:
@@ -352,26 +383,53 @@ def _mark(words: str, kind: int) -> int:
 
 def _check(
     clips: Sequence[Clip],
-    costs: Sequence[int],
+    most: int,
     budget: int,
     min_clips: int,
     max_s: float,
     *,
     mute: bool,
 ) -> None:
-    """mute: whether clips may lack captions."""
+    """most: cost of the longest clip. mute: whether clips may lack captions."""
     if len(clips) < min_clips:
         raise DataError(
             f"{len(clips)} clips are too few to train on; at least {min_clips} are needed"
         )
-    lacking = next((clip.key for clip in clips if not clip.captions), None)
-    if lacking is not None and not mute:
-        raise DataError(f"clip {lacking} has no caption")
-    if max(costs) * min_clips > budget:
+    if not mute and not (isinstance(clips, Listed) and clips.captioned):
+        lacking = next((clip.key for clip in clips if not clip.captions), None)
+        if lacking is not None:
+            raise DataError(f"clip {lacking} has no caption")
+    if most * min_clips > budget:
         raise ConfigError(
             f"a batch budget of {budget} tokens holds fewer than {min_clips} of the longest clips "
-            f"({max(costs)} each, cut at {max_s:g} s); raise the budget or lower the cut"
+            f"({most} each, cut at {max_s:g} s); raise the budget or lower the cut"
         )
+
+
+class _Costs:
+    """(N,) what clips cost, computed for those that are asked for: see pack.Costs. cost: of a
+    longer clip no less than of a shorter one."""
+
+    def __init__(self, durations_s: np.ndarray, cost: Callable[[float], int], max_s: float) -> None:
+        self._durations_s, self._cost, self._max_s = durations_s, cost, max_s
+        known = bool(np.all(durations_s > 0))
+        self.most = self._of(min(float(durations_s.max(initial=0.0)), max_s) if known else max_s)
+
+    def __len__(self) -> int:
+        return len(self._durations_s)
+
+    def __getitem__(self, clips: np.ndarray) -> np.ndarray:
+        told_s = self._durations_s[clips]
+        heard_s = np.minimum(np.where(told_s > 0, told_s, self._max_s), self._max_s)
+        lengths_s, which = np.unique(heard_s, return_inverse=True)
+        return np.array([self._of(s) for s in lengths_s.tolist()], np.int64)[which]
+
+    def ladder(self) -> list[int]:
+        """Costs of some lengths, which tell one way of counting from another."""
+        return [self._of(self._max_s * k / 64) for k in range(1, 65)]
+
+    def _of(self, seconds: float) -> int:
+        return max(1, self._cost(seconds))
 
 
 class _Share:
@@ -410,10 +468,12 @@ class _Cache:
     a batch holds must not hang on what happens to lie here.
     """
 
-    def __init__(self, durations_s: Sequence[float | None], rate_hz: int, limit_bytes: int) -> None:
-        needed = accumulate(round((s or 0.0) * rate_hz) * _SAMPLE_BYTES for s in durations_s)
-        known = [s is not None for s in durations_s]
-        self._may_hold = {i for i, sum_ in enumerate(needed) if known[i] and sum_ <= limit_bytes}
+    def __init__(self, durations_s: np.ndarray, rate_hz: int, limit_bytes: int) -> None:
+        self._may_hold: set[int] = set()
+        if limit_bytes:
+            samples = np.rint(np.nan_to_num(durations_s) * rate_hz)
+            some = np.cumsum(samples) * _SAMPLE_BYTES <= limit_bytes
+            self._may_hold.update(np.flatnonzero(some & ~np.isnan(durations_s)).tolist())
         self._clips: dict[int, np.ndarray] = {}
         self._room, self._lock = limit_bytes, Lock()
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from echoic.data.clips import ConcatSource, RetoldSource, Source
-from echoic.data.pack import ByShard, Order, Shuffled
+from echoic.data.order import WHOLE_CLIPS, ByShard, Order, Shuffled
 from echoic.data.shards import shard_numbers
 from echoic.types import ConfigError
 
@@ -51,13 +51,16 @@ class Mix:
     def weights(self) -> np.ndarray:
         return np.concatenate([self.wanted, [self.seed], *(order.weights for order in self.orders)])
 
-    def clips(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
-        """(count,) indices; the same for the same epoch, whatever `rng` is."""
-        first, stop = self.drawn(epoch * self.count), self.drawn((epoch + 1) * self.count)
-        _, which = self._events(first, stop)
-        taken = np.empty(self.count, np.int64)
+    def clips(
+        self, rng: np.random.Generator, epoch: int, first: int = 0, stop: int | None = None
+    ) -> np.ndarray:
+        """Indices; the same for the same epoch, whatever `rng` is."""
+        begin, end = epoch * self.count + first, self.count if stop is None else stop
+        given, then = self.drawn(begin), self.drawn(epoch * self.count + end)
+        _, which = self._events(given, then)
+        taken = np.empty(end - first, np.int64)
         starts = np.cumsum([0, *(order.count for order in self.orders)])
-        for s, (a, b) in enumerate(zip(first.tolist(), stop.tolist(), strict=True)):
+        for s, (a, b) in enumerate(zip(given.tolist(), then.tolist(), strict=True)):
             taken[which == s] = starts[s] + self._own(s, a, b)
         return taken
 
@@ -87,16 +90,18 @@ class Mix:
         while first < stop:
             epoch, at = divmod(first, size)
             end = min(size, at + stop - first)
-            parts.append(self._order(s, epoch)[at:end])
+            parts.append(self._stretch(s, epoch, at, end))
             first += end - at
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def _order(self, s: int, epoch: int) -> np.ndarray:
+    def _stretch(self, s: int, epoch: int, first: int, stop: int) -> np.ndarray:
+        rng, order = np.random.default_rng([self.seed, s, epoch, _OWN_EPOCH]), self.orders[s]
+        if order.count > WHOLE_CLIPS:
+            return order.clips(rng, epoch, first, stop)
         kept = self._newest.get(s)
         if kept is None or kept[0] != epoch:
-            rng = np.random.default_rng([self.seed, s, epoch, _OWN_EPOCH])
-            kept = self._newest[s] = epoch, self.orders[s].clips(rng, epoch)
-        return kept[1]
+            kept = self._newest[s] = epoch, order.clips(rng, epoch)
+        return kept[1][first:stop]
 
 
 class OrderedSource(RetoldSource):

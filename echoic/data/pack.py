@@ -5,106 +5,32 @@ epoch's order is a shuffle by (seed, epoch); each clip goes to the fullest open 
 room for it (online best fit), so batches fill to within the shortest clips' length of the budget
 and yet mix lengths: clips of one length together would let a model tell pairs apart by their
 length. Everything is a pure function of its arguments.
+
+An epoch of many clips is planned window by window, of `WHOLE_CLIPS` at most: each as if it were an
+epoch of its own, so that memory and the time before the first step do not grow with the corpus.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Protocol
 
 import numpy as np
 
-_PLAN, _EPOCHS_KEPT = 0x9AC4, 2
+from echoic.data.order import WHOLE_CLIPS, Order, Shuffled
+
+_PLAN, _WINDOWS_KEPT = 0x9AC4, 2
 
 
-class Order(Protocol):
-    """Which clips an epoch holds, and in which order they are put into batches."""
+class Costs(Protocol):
+    """(N,) the cost of each clip, told for many at once: an array, or what computes it."""
 
-    @property
-    def count(self) -> int:
-        """How many clips an epoch holds."""
-        ...
+    def __len__(self) -> int: ...
 
-    @property
-    def weights(self) -> np.ndarray:
-        """Numbers that the order hangs on: with others, a run cannot go on."""
-        ...
-
-    @property
-    def local(self) -> bool:
-        """Whether clips that come soon after each other lie near each other, and batches must keep
-        that."""
-        ...
-
-    def clips(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
-        """Indices, a pure function of the arguments."""
-        ...
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """Every clip once, in random order."""
-
-    count: int
-    local = False
-
-    @property
-    def weights(self) -> np.ndarray:
-        return np.empty(0)
-
-    def clips(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
-        return rng.permutation(self.count)
-
-
-@dataclass(frozen=True)
-class ByShard:
-    """Every clip once: the shards in random order, and the clips of `window` shards shuffled
-    together. What is read at a time so lies in few shards, which a store, a disk or a cache likes.
-
-    shards: (N,) number of each clip's shard, as `shard_numbers` gives it.
-    """
-
-    shards: np.ndarray
-    window: int = 8
-    local = True
-
-    @property
-    def count(self) -> int:
-        return len(self.shards)
-
-    @property
-    def weights(self) -> np.ndarray:
-        return np.append(self.shards, self.window)
-
-    def clips(self, rng: np.random.Generator, epoch: int) -> np.ndarray:
-        names, shard = np.unique(self.shards, return_inverse=True)
-        place = rng.permutation(len(names))
-        return np.lexsort((rng.random(self.count), place[shard] // self.window))
-
-
-@dataclass(frozen=True)
-class Draws:
-    """An epoch of `count` clips (or all, where there are fewer), drawn without replacement, each
-    draw in proportion to the weights (N,) of what is left; those of weight 0 come last."""
-
-    weights: np.ndarray
-    count: int
-    local = False
-
-    def clips(self, rng: np.random.Generator, epoch: int = 0) -> np.ndarray:
-        """Indices in random order."""
-        # Who comes first in a race of exponential waiting times is such a draw (Efraimidis &
-        # Spirakis 2006).
-        arrival = np.full(len(self.weights), np.inf)
-        waiting = rng.exponential(size=len(self.weights))
-        np.divide(waiting, self.weights, out=arrival, where=self.weights > 0)
-        count = min(self.count, len(arrival))
-        # sorted: in what order a partition leaves them is the processor's business
-        first = np.sort(np.argpartition(arrival, count - 1)[:count])
-        return rng.permutation(first)
+    def __getitem__(self, clips: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass
@@ -136,7 +62,7 @@ class _Open:
 
 
 def plan_epoch(
-    costs: Sequence[int],
+    costs: Sequence[int] | Costs,
     *,
     budget: int,
     epoch: int,
@@ -153,24 +79,76 @@ def plan_epoch(
     fill. min_clips=2 (contrastive learning: one pair has no negative) mends batches of one clip: it
     joins a batch with room, else a batch of three or more gives it a companion; where neither fits,
     the clip sits this epoch out. Where every clip costs at most half the budget that is at most one
-    clip, another one each epoch. Raises ValueError on a budget, pool or limit that cannot hold.
+    clip of a window, another one each epoch. Raises ValueError on a budget, pool or limit that
+    cannot hold.
     """
+    table = _as_costs(costs)
+    order = Shuffled(len(table)) if draws is None else draws
+    windows = (
+        plan_window(
+            table, window, budget=budget, epoch=epoch, seed=seed, pool=pool, max_clips=max_clips,
+            min_clips=min_clips, order=order,
+        )
+        for window in range(windows_of(order.count))
+    )  # fmt: skip
+    return list(chain.from_iterable(windows))
+
+
+def windows_of(clips: int) -> int:
+    """How many windows an epoch of so many clips has."""
+    return max(1, -(-clips // WHOLE_CLIPS))
+
+
+def plan_window(
+    costs: Costs,
+    window: int,
+    *,
+    budget: int,
+    epoch: int,
+    seed: int,
+    order: Order,
+    pool: int = 64,
+    max_clips: int | None = None,
+    min_clips: int = 1,
+) -> list[list[int]]:
+    """The batches of one window of an epoch: see `plan_epoch`."""
     if budget < 1 or pool < 1 or min_clips not in (1, 2):
         raise ValueError("budget and pool must be positive, and min_clips 1 or 2")
     if max_clips is not None and max_clips < min_clips:
         raise ValueError(f"max_clips {max_clips} is below min_clips {min_clips}")
-    rng = np.random.default_rng([seed, epoch, _PLAN])
-    still_open, batches = _Open(pool, max_clips), []
-    order = rng.permutation(len(costs)) if draws is None else draws.clips(rng, epoch)
-    for clip in order.tolist():
-        batches += still_open.put(clip, costs[clip], budget)
-    batches += still_open.clips.values()
+    rng, windows = np.random.default_rng([seed, epoch, _PLAN]), windows_of(order.count)
+    if windows == 1:
+        indices = order.clips(rng, epoch)
+    else:
+        first, stop = (order.count * at // windows for at in (window, window + 1))
+        indices = order.clips(rng, epoch, first, stop)
+        rng = np.random.default_rng([seed, epoch, _PLAN, window, windows])
+    held = costs[indices].tolist()
+    batches, unfilled = _packed(held, budget, pool, max_clips)
     if min_clips == 2:
-        batches = _without_singles(batches, costs, budget, max_clips)
-    if draws is not None and draws.local:
-        return _shuffled_nearby(batches, pool, len(still_open.clips), rng)
-    # the batches closed last are the less filled ones: they must not always end the epoch
-    return [batches[i] for i in rng.permutation(len(batches)).tolist()]
+        batches = _without_singles(batches, held, budget, max_clips)
+    if order.local:
+        batches = _shuffled_nearby(batches, pool, unfilled, rng)
+    else:
+        # the batches closed last are the less filled ones: they must not always end the epoch
+        batches = [batches[i] for i in rng.permutation(len(batches)).tolist()]
+    clips = indices.tolist()
+    return [[clips[at] for at in batch] for batch in batches]
+
+
+def _packed(
+    costs: list[int], budget: int, pool: int, max_clips: int | None
+) -> tuple[list[list[int]], int]:
+    """Batches of places in `costs`, and how many of the last were closed because all was dealt."""
+    still_open, batches = _Open(pool, max_clips), []
+    for at, cost in enumerate(costs):
+        batches += still_open.put(at, cost, budget)
+    batches += still_open.clips.values()
+    return batches, len(still_open.clips)
+
+
+def _as_costs(costs: Sequence[int] | Costs) -> Costs:
+    return np.asarray(costs, np.int64) if isinstance(costs, Sequence) else costs
 
 
 def _shuffled_nearby(
@@ -230,13 +208,13 @@ def _borrow(
 class Schedule:
     """The plans of all epochs laid end to end: which clips step t trains on.
 
-    The number of steps differs a little from epoch to epoch; `lengths` keeps those known, so that a
-    resumed run need not plan the past again.
+    The number of steps differs a little from window to window; `lengths` keeps those known, window
+    by window and epoch after epoch, so that a resumed run need not plan the past again.
     """
 
     def __init__(
         self,
-        costs: Sequence[int],
+        costs: Sequence[int] | Costs,
         *,
         budget: int,
         seed: int,
@@ -244,40 +222,59 @@ class Schedule:
         min_clips: int = 1,
         draws: Order | None = None,
     ) -> None:
-        self.costs, self.budget, self.seed = list(costs), budget, seed
+        self.costs, self.budget, self.seed = _as_costs(costs), budget, seed
         self.max_clips, self.min_clips, self.draws = max_clips, min_clips, draws
-        self.lengths: list[int] = []
+        self._order = Shuffled(len(self.costs)) if draws is None else draws
+        self.windows = windows_of(self._order.count)  # of an epoch
+        self.lengths = []
         self._plans: dict[int, list[list[int]]] = {}
 
-    def plan(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch; the newest plans are kept."""
-        if epoch not in self._plans:
-            while len(self._plans) >= _EPOCHS_KEPT:
+    @property
+    def lengths(self) -> list[int]:
+        return [end - begin for begin, end in zip([0, *self._ends], self._ends, strict=False)]
+
+    @lengths.setter
+    def lengths(self, known: Sequence[int]) -> None:
+        self._ends = list(accumulate(known))
+
+    def plan(self, window: int) -> list[list[int]]:
+        """The batches of one window, counted through all epochs; the newest plans are kept."""
+        if window not in self._plans:
+            while len(self._plans) >= _WINDOWS_KEPT:
                 del self._plans[next(iter(self._plans))]  # the oldest
-            self._plans[epoch] = plan_epoch(
+            epoch, at = divmod(window, self.windows)
+            self._plans[window] = plan_window(
                 self.costs,
+                at,
                 budget=self.budget,
                 epoch=epoch,
                 seed=self.seed,
                 max_clips=self.max_clips,
                 min_clips=self.min_clips,
-                draws=self.draws,
+                order=self._order,
             )
-        return self._plans[epoch]
+        return self._plans[window]
 
     def steps_in(self, epochs: int) -> int:
-        """How many steps the first `epochs` epochs take."""
-        while len(self.lengths) < epochs:
-            self.lengths.append(len(self.plan(len(self.lengths))))
-        return sum(self.lengths[:epochs])
+        """How many steps the first `epochs` epochs take; their windows are planned to know it."""
+        return self._end_of(epochs * self.windows)
+
+    def epoch_of(self, step: int) -> int:
+        """The epoch (from 0) of a step counted from 0."""
+        return self.locate(step)[0] // self.windows
 
     def locate(self, step: int) -> tuple[int, int]:
-        """(epoch, position in it) of a step counted from 0."""
+        """(window, position in it) of a step counted from 0."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
-        while sum(self.lengths) <= step:
-            if not self.steps_in(len(self.lengths) + 1):
+        while not self._ends or self._ends[-1] <= step:
+            if not self._end_of(len(self._ends) + 1) and len(self._ends) >= self.windows:
                 raise ValueError("no batch can be made of these clips")
-        ends = list(accumulate(self.lengths))
-        epoch = next(e for e, end in enumerate(ends) if step < end)
-        return epoch, step - (ends[epoch] - self.lengths[epoch])
+        window = bisect_right(self._ends, step)
+        return window, step - (self._ends[window - 1] if window else 0)
+
+    def _end_of(self, windows: int) -> int:
+        """How many steps the first so many windows take."""
+        for window in range(len(self._ends), windows):
+            self._ends.append((self._ends[-1] if window else 0) + len(self.plan(window)))
+        return self._ends[windows - 1] if windows else 0

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from echoic.config import parse_json
 from echoic.data.clips import Clip, RetoldSource, Source, SubsetSource, heard_or_noted
 from echoic.data.files import made_folder, write_whole
 from echoic.types import DataError
@@ -130,7 +131,7 @@ def _scored(source: Source, score: Score, span: range, batch: int) -> Iterator[d
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        tree = json.loads((folder / MANIFEST).read_bytes())
+        tree = parse_json((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
         raise DataError(f"{folder}: holds no readable {MANIFEST}, so no scores") from None
     if not isinstance(tree, dict) or "per_file" not in tree:
@@ -144,7 +145,7 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
     for number in range(files):
         path = folder / _part(number)
         try:
-            yield from map(json.loads, path.read_text("utf-8").splitlines())
+            yield from map(parse_json, path.read_text("utf-8").splitlines())
         except FileNotFoundError:
             raise DataError(
                 f"{folder}: unfinished, {path.name} is not there; run echoic data score again"

@@ -34,9 +34,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError
 from torch import Tensor
 
+from echoic.config import parse_json
 from echoic.data.clips import Clip, Source
 from echoic.data.files import GrowingFile, made_folder, write_whole
-from echoic.data.texts import Texts, offsets_of
+from echoic.data.texts import Texts, offsets_of, require_offsets
 from echoic.types import DataError, first_line
 
 STORE, VECTORS, INDEX, JOURNAL = "store.json", "vectors.f16", "index.safetensors", "journal.txt"
@@ -289,9 +290,16 @@ class SentenceStore:
         self.encoder: str = manifest["encoder"]
         self.settings: Mapping[str, Any] = manifest["settings"]
         self.width: int = manifest["width"]
-        self.captions, self.keys = Texts(index, "captions"), Texts(index, "keys")
+        self.captions = Texts(index, "captions", folder / INDEX)
+        self.keys = Texts(index, "keys", folder / INDEX)
         self._clip_offsets = index["clips.offsets"]
         self._clip_rows = index["clips.rows"]
+        rows = self._clip_rows
+        require_offsets(self._clip_offsets.numpy(), len(self.keys), len(rows))
+        if rows.dtype != torch.int32 or rows.ndim != 1:
+            raise ValueError("rows that are no numbers")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.captions):
+            raise ValueError("rows that are not there")
         shape = (len(self.captions), self.width)
         self._vectors = np.memmap(folder / VECTORS, _HALF, "r", shape=shape)
 
@@ -313,7 +321,7 @@ class SentenceStore:
             return cls(place, manifest, index)
         except SafetensorError as error:
             raise DataError(f"{place / INDEX}: cannot be read ({first_line(error)})") from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise DataError(f"{place}: damaged ({first_line(error)}); write it anew") from None
 
     def __reduce__(self) -> tuple[Any, tuple[Path]]:
@@ -367,10 +375,11 @@ class SentenceStore:
     def verify(self) -> None:
         """Read all of it. Raises DataError where a file is not the one that was written, or a
         vector is not finite."""
-        for name, told in self._manifest["files"].items():
+        for name in (INDEX, VECTORS):
+            told = self._manifest["files"][name]
             with (self.folder / name).open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != told["sha256"]:
+            if found != told.get("sha256"):
                 raise DataError(
                     f"{self.folder / name}: damaged: its SHA-256 is not the one of {STORE}; copy "
                     "or write the store anew"
@@ -392,7 +401,7 @@ def _check_size(path: Path, wanted: int) -> None:
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / STORE
     try:
-        tree = json.loads(path.read_bytes())
+        tree = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise DataError(f"{folder}: holds no {STORE}, so no sentence vectors") from None
     except OSError as error:

@@ -12,17 +12,18 @@ import logging
 import os
 import re
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from threading import get_ident
+from typing import Any, NamedTuple, TypeVar, overload
 from zlib import crc32
 
 import numpy as np
 
 from echoic.audio.io import load_audio
+from echoic.config import parse_json
 from echoic.data.clips import (
     Clip,
     ConcatSource,
@@ -30,13 +31,15 @@ from echoic.data.clips import (
     RetoldSource,
     Source,
     SubsetSource,
+    has_long_caption,
     note_long_captions,
     refuse,
 )
+from echoic.data.columns import Columns, Writer, kept, kept_place
 from echoic.data.remote import RemoteFile, place_of, tars_at
 from echoic.data.shard_writing import SIZES, ShardSummary, write_shards
 from echoic.data.tables import CaptionChoice
-from echoic.data.tar_index import Member, TarIndex, open_index
+from echoic.data.tar_index import TarIndex, open_index
 from echoic.types import AudioError, DataError
 
 __all__ = ["SIZES", "ShardSource", "ShardSummary", "shard_numbers", "write_shards"]
@@ -47,6 +50,7 @@ _LOST_FOR_S = 60.0  # a tar that cannot be read is let alone for so long
 _OPENED_AT_ONCE = 16  # of a store, where each index is a question or two
 
 Tar = Path | RemoteFile
+T = TypeVar("T")
 
 
 class _Place(NamedTuple):
@@ -66,9 +70,9 @@ class ShardClips:
     written. A tar that cannot be read at all is told once, with the number of its clips.
     """
 
-    def __init__(self, clips: Sequence[Clip], places: Sequence[_Place]) -> None:
-        self.clips: Sequence[Clip] = tuple(clips)
-        self._places = tuple(places)
+    def __init__(self, columns: Columns, at: Sequence[Tar]) -> None:
+        self.clips: Columns = columns
+        self._at = at
         self._lost: dict[Tar, tuple[float, str]] = {}  # until when, and why
 
     def read(self, i: int, rate_hz: int) -> np.ndarray:
@@ -80,10 +84,14 @@ class ShardClips:
         return load_audio(raw, rate_hz=rate_hz, start_s=start_s, duration_s=duration_s, name=name)
 
     def part(self, first: int, stop: int) -> Source:
-        return ShardClips(self.clips[first:stop], self._places[first:stop])
+        return ShardClips(self.clips.part(first, stop), self._at)
+
+    def _place(self, i: int) -> _Place:
+        name = self.clips.told(i).name
+        return _Place(self._at[self.clips.tar(i)], name, *self.clips.bytes_of(i))
 
     def _bytes(self, i: int) -> tuple[str, bytes]:
-        place = self._places[i]
+        place = self._place(i)
         name = f"{place.tar}/{place.name}"
         until, reason = self._lost.get(place.tar, (0.0, ""))
         if time.monotonic() < until:
@@ -92,7 +100,7 @@ class ShardClips:
             raw = _read(place)
         except OSError as error:
             reason = f"the tar cannot be read ({error.strerror})"
-            self._lose(place.tar, reason)
+            self._lose(i, place.tar, reason)
             raise AudioError(name, reason) from None
         if len(raw) < place.size:
             raise AudioError(name, "the tar has become shorter than its index")
@@ -100,9 +108,9 @@ class ShardClips:
             raise AudioError(name, "damaged: not the bytes that were written (checksum)")
         return name, raw
 
-    def _lose(self, tar: Tar, reason: str) -> None:
+    def _lose(self, i: int, tar: Tar, reason: str) -> None:
         if tar not in self._lost:
-            clips = sum(place.tar is tar for place in self._places)
+            clips = self.clips.tar_size(self.clips.tar(i))
             log.warning("%s: %s; its %d clips count as bad while this lasts", tar, reason, clips)
         self._lost[tar] = time.monotonic() + _LOST_FOR_S, reason
 
@@ -111,9 +119,12 @@ def _read(place: _Place) -> bytes:
     if isinstance(place.tar, RemoteFile):
         return place.tar.read(place.offset, place.size)
     # opened for each read: threads share no position, and many tars meet no limit
-    with place.tar.open("rb") as file:
+    with place.tar.open("rb", buffering=0) as file:
         file.seek(place.offset)
-        return file.read(place.size)
+        raw = file.read(place.size)
+        while len(raw) < place.size and (more := file.read(place.size - len(raw))):
+            raw += more  # of a network's file system, which may give less than was asked for
+        return raw
 
 
 class ShardSource(ShardClips):
@@ -146,30 +157,109 @@ class ShardSource(ShardClips):
             fix="copy them anew",
             missing=missing,
         )
-        held: list[tuple[Tar, Member, Clip]] = []
-        for tar, index in _indices(tars, missing):
+        columns = _columns(path, tars, captions, need_captions, missing)
+        if not len(columns):
+            raise DataError(f"{path}: no clip with audio and caption in it")
+        super().__init__(columns, tars)
+        self.tars: Sequence[Path] = _Each(len(columns), self._tar)
+        self.rows: Sequence[Mapping[str, str]] = _Each(len(columns), self._row)
+
+    def _tar(self, i: int) -> Path:
+        return Path(str(self._at[self.clips.tar(i)]))
+
+    def _row(self, i: int) -> Mapping[str, str]:
+        return self.clips.told(i).origin
+
+    def numbers(self) -> np.ndarray:
+        """(N,) of each clip's tar, in the order of their names."""
+        names = np.unique([str(tar) for tar in self._at], return_inverse=True)[1]
+        found: np.ndarray = names.astype(np.uint32)[self.clips.tars()]
+        return found
+
+
+class _Each(Sequence[T]):
+    """What a function gives for 0 to `count` - 1."""
+
+    def __init__(self, count: int, function: Callable[[int], T]) -> None:
+        self._count, self._function = count, function
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, i: int) -> T: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[T]: ...
+    def __getitem__(self, i: int | slice) -> T | Sequence[T]:
+        if isinstance(i, slice):
+            return [self._function(at) for at in range(self._count)[i]]
+        return self._function(range(self._count)[i])
+
+
+def _columns(
+    path: str | os.PathLike[str] | Sequence[Path],
+    tars: Sequence[Tar],
+    captions: CaptionChoice,
+    need_captions: bool,
+    missing: Missing,
+) -> Columns:
+    """The clips that are wanted of the tars, as kept from before or made of their indices."""
+    stems = [tar.stem for tar in tars]
+    names = [str(tar if isinstance(tar, RemoteFile) else tar.absolute()) for tar in tars]
+    folder = kept_place(json.dumps([names, captions, need_captions, missing]))
+    stamp = _stamp(tars) if folder.is_dir() else ""
+    found = kept(folder, stems, stamp) if stamp else None
+    if found is not None:
+        for line in found[1]:
+            log.warning(line)
+        return found[0]
+    writer, notes, long = Writer(folder), _Notes(), list[Clip]()
+    log.addHandler(notes)
+    try:
+        for number, index in _indices(tars, missing):
             told = [(member, member.described.chosen(captions)) for member in index.members]
             mute = [m.name for m, clip in told if need_captions and not clip.captions]
-            _refuse_faults(tar, index, mute, missing)
-            held += [(tar, m, clip) for m, clip in told if clip.captions or not need_captions]
-        if not held:
-            raise DataError(f"{path}: no clip with audio and caption in it")
-        often = Counter(clip.key for _, _, clip in held)
-        super().__init__(
-            [
-                replace(clip, key=f"{tar.stem}/{clip.key}") if often[clip.key] > 1 else clip
-                for tar, _, clip in held
-            ],
-            [_Place(tar, m.name, m.offset, m.size, m.crc32) for tar, m, _ in held],
-        )
-        paths = {tar: Path(str(tar)) for tar in tars}
-        self.tars: tuple[Path, ...] = tuple(paths[tar] for tar, _, _ in held)
-        self.rows: tuple[Mapping[str, str], ...] = tuple(m.described.origin for _, m, _ in held)
-        note_long_captions(path, self.clips)
+            _refuse_faults(tars[number], index, mute, missing)
+            wanted = [(m, clip) for m, clip in told if clip.captions or not need_captions]
+            writer.add(number, stems[number], wanted)
+            long += [clip for _, clip in wanted if has_long_caption(clip)]
+        note_long_captions(path, long)
+        return writer.close(stems, stamp or _stamp(tars), notes.lines)
+    finally:
+        log.removeHandler(notes)
+        writer.drop()
 
 
-def _indices(tars: Sequence[Tar], missing: Missing) -> list[tuple[Tar, TarIndex]]:
-    """The tars that can be read, with their indices."""
+def _stamp(tars: Sequence[Tar]) -> str:
+    """Another one where a tar is another."""
+
+    def of(tar: Tar) -> Any:
+        try:
+            if isinstance(tar, RemoteFile):
+                return tar.stamp()
+            stat = tar.stat()
+            return [stat.st_size, stat.st_mtime_ns]
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor(_OPENED_AT_ONCE, thread_name_prefix="echoic-index") as pool:
+        return sha256(json.dumps(list(pool.map(of, tars))).encode()).hexdigest()
+
+
+class _Notes(logging.Handler):
+    """Keeps what is said, so that it can be said again."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == get_ident():
+            self.lines.append(record.getMessage())
+
+
+def _indices(tars: Sequence[Tar], missing: Missing) -> Iterator[tuple[int, TarIndex]]:
+    """The tars that can be read, by number, with their indices; few are held at a time."""
 
     def opened(tar: Tar) -> TarIndex | DataError:
         try:
@@ -178,31 +268,30 @@ def _indices(tars: Sequence[Tar], missing: Missing) -> list[tuple[Tar, TarIndex]
             return error
 
     at_once = _OPENED_AT_ONCE if any(isinstance(tar, RemoteFile) for tar in tars) else 1
-    found = []
     with ThreadPoolExecutor(at_once, thread_name_prefix="echoic-index") as pool:
-        for tar, index in zip(tars, pool.map(opened, tars), strict=True):
-            if isinstance(index, TarIndex):
-                found.append((tar, index))
-            elif missing == "error":
-                pool.shutdown(cancel_futures=True)
-                raise index
-            else:
-                log.warning("%s; left out", index)
-    return found
+        for first in range(0, len(tars), at_once):
+            some = pool.map(opened, tars[first : first + at_once])
+            for number, index in enumerate(some, start=first):
+                if isinstance(index, TarIndex):
+                    yield number, index
+                elif missing == "error":
+                    raise index
+                else:
+                    log.warning("%s; left out", index)
 
 
 def shard_numbers(source: Source) -> np.ndarray:
     """(N,) in which tar each clip lies, for `pack.ByShard`; all else is one shard."""
     if isinstance(source, ShardSource):
-        return np.unique([str(tar) for tar in source.tars], return_inverse=True)[1]
+        return source.numbers()
     if isinstance(source, SubsetSource):
-        return shard_numbers(source.source)[list(source.indices)]
+        return shard_numbers(source.source)[source.indices]
     if isinstance(source, RetoldSource):
         return shard_numbers(source.source)
     if isinstance(source, ConcatSource):
         parts = [shard_numbers(each) for each in source.sources]
-        starts = np.cumsum([0, *(part.max(initial=-1) + 1 for part in parts)])
-        return np.concatenate([a + part for a, part in zip(starts, parts, strict=False)])
+        starts = np.cumsum([0, *(int(part.max()) + 1 if len(part) else 0 for part in parts)])
+        return np.concatenate([a + part for a, part in zip(starts.tolist(), parts, strict=False)])
     return np.zeros(len(source.clips), np.int64)
 
 
@@ -226,13 +315,13 @@ def _listed(sizes: Path) -> set[str]:
     if not sizes.is_file():
         return set()
     try:
-        return set(json.loads(sizes.read_bytes()))
+        return set(map(os.fspath, parse_json(sizes.read_bytes())))  # texts
     except (ValueError, TypeError) as error:
         raise DataError(f"{sizes}: not readable as JSON ({error})") from None
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    return [(int(digits or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
+    return [(int(digits[:18] or 0), text) for text, digits in re.findall(r"(\D*)(\d*)", name)]
 
 
 def _refuse_faults(tar: Tar, index: TarIndex, mute: Sequence[str], missing: Missing) -> None:

@@ -29,6 +29,7 @@ from echoic.data.clips import (
     refuse,
 )
 from echoic.data.describe import DESCRIPTION_SUFFIXES, clip_from_names, describe
+from echoic.data.files import is_file
 from echoic.data.keyword_captions import read_captions, with_captions
 from echoic.data.parquet import SUFFIX as PARQUET
 from echoic.data.parquet import ParquetSource
@@ -299,7 +300,7 @@ def _find_file(name: str, folders: Sequence[Path]) -> Path | None:
         return None
     spellings = (name, name.replace("\\", "/")) if "\\" in name else (name,)
     candidates = (folder / spelling for spelling in spellings for folder in folders)
-    return next((path for path in candidates if path.is_file()), None)
+    return next(filter(is_file, candidates), None)
 
 
 def _merged(first: Clip, second: Clip) -> Clip:

@@ -4,9 +4,10 @@ side however much data joins it; or by a column of the table, as of folds."""
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from hashlib import blake2b
 
-from echoic.data.clips import Source, SubsetSource
+import numpy as np
+
+from echoic.data.clips import Source, SubsetSource, places_of
 from echoic.data.sources import TableSource
 from echoic.types import ConfigError, DataError
 
@@ -22,13 +23,12 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
     """
     if not 0 <= share <= 0.5:
         raise ConfigError(f"held-out share {share}: give 0 to 0.5")
-    places = [_place(clip.key) for clip in source.clips]
-    if share == 0 or len(places) < _FEW_CLIPS:
+    if share == 0 or len(source.clips) < _FEW_CLIPS:
         return source, None
-    limit = max(share, sorted(places)[_LEAST_HELD - 1])
-    held = [i for i, place in enumerate(places) if place <= limit]
-    kept = [i for i, place in enumerate(places) if place > limit]
-    if not kept:
+    places = places_of(source.clips) / 2.0**64
+    limit = max(share, float(np.partition(places, _LEAST_HELD - 1)[_LEAST_HELD - 1]))
+    kept, held = (np.flatnonzero(side) for side in (places > limit, places <= limit))
+    if not len(kept):
         return source, None
     return SubsetSource(source, kept), SubsetSource(source, held)
 
@@ -55,9 +55,3 @@ def by_column(
             found = ", ".join(sorted(set(cells))[:12])
             raise DataError(f"no clip is left for {name}; column {column!r} holds {found}")
     return {name: SubsetSource(source, indices) for name, indices in chosen.items()}
-
-
-def _place(key: str) -> float:
-    """Where in [0, 1) a key falls."""
-    digest = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64

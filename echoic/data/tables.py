@@ -11,15 +11,16 @@ import ast
 import codecs
 import csv
 import io
-import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from echoic.config import parse_json
 from echoic.data.captions import words
 from echoic.types import DataError
 
@@ -33,7 +34,7 @@ _LABEL_NAMES = ("label", "category")
 # Captions by keyword-to-caption, as LAION-CLAP's shards name them: one, and all that there are.
 _GENERATED, _EVERY = "text_augment_t5", "text_augment_all"
 _DURATION_NAMES = ("duration_s", "duration")
-_CAPTION_GROUPS = (r"captions?|caption_?\d+", r"texts?|text_?\d+", r"description")
+_CAPTION_GROUPS = (r"captions?|caption_?\d{1,9}", r"texts?|text_?\d{1,9}", r"description")
 _DELIMITERS = (",", ";", "\t")
 
 # Which captions a training draws from: LAION-CLAP's --text-augment-selection none, augment_only and
@@ -106,11 +107,13 @@ def decode(path: object, raw: bytes) -> str:
 
 
 def _read_csv(path: Path, text: str) -> Table:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(path, text)
     records = _records(path, text, delimiter)
+    if not records:
+        raise DataError(f"{path}: the table is empty")
     number, names = records[0]
     columns = tuple(name.strip() for name in names)
-    twice = sorted({name for name in columns if name and columns.count(name) > 1})
+    twice = sorted(name for name, times in Counter(columns).items() if name and times > 1)
     if twice:
         raise DataError(f"{path}: column {twice[0]!r} stands twice in the header")
     rows = []
@@ -129,20 +132,31 @@ def _records(path: Path, text: str, delimiter: str) -> list[tuple[int, list[str]
     records: list[tuple[int, list[str]]] = []
     # newlines as written: a quoted caption may span lines (str.splitlines knows too many kinds)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    number = 0
-    try:
-        for number, cells in enumerate(reader, start=1):
-            if any(cell.strip() for cell in cells):
-                records.append((number, cells))
-    except csv.Error as error:
-        reason = "a quote that never ends" if "field larger" in str(error) else str(error)
-        raise DataError(f"{path} row {number + 1}: not readable as CSV ({reason})") from None
+    for number, cells in enumerate(csv_rows(path, reader), start=1):
+        if any(cell.strip() for cell in cells):
+            records.append((number, cells))
     return records
 
 
-def _delimiter(text: str) -> str:
+def csv_rows(path: Path, reader: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Those of a csv.reader. Raises DataError where it can't go on."""
+    number = 0
+    try:
+        for cells in reader:
+            number += 1
+            yield cells
+    except csv.Error as error:
+        reason = "a quote that never ends" if "field larger" in str(error) else str(error)
+        raise DataError(f"{path} row {number + 1}: not readable as CSV ({reason})") from None
+
+
+def _delimiter(path: Path, text: str) -> str:
     header = next(line for line in text.splitlines() if line.strip())
-    return max(_DELIMITERS, key=lambda d: len(next(csv.reader([header], delimiter=d))))
+
+    def columns(delimiter: str) -> int:
+        return len(next(csv_rows(path, csv.reader([header], delimiter=delimiter))))
+
+    return max(_DELIMITERS, key=columns)
 
 
 def _read_jsonl(path: Path, text: str) -> Table:
@@ -152,7 +166,7 @@ def _read_jsonl(path: Path, text: str) -> Table:
         if not line.strip():
             continue
         try:
-            cells = json.loads(line)
+            cells = parse_json(line)
         except ValueError as error:
             raise DataError(f"{path} row {number}: not readable as JSON ({error})") from None
         if not isinstance(cells, dict):
@@ -206,7 +220,7 @@ class Columns:
             return None
         try:
             seconds = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             seconds = math.nan
         if not 0 < seconds < math.inf:
             raise DataError(
@@ -301,7 +315,7 @@ def _written_list(text: str) -> list[Any] | None:
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")):
         return None
-    for parse in (json.loads, ast.literal_eval):
+    for parse in (parse_json, ast.literal_eval):
         try:
             value = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from echoic.audio.io import probe_audio
+from echoic.config import parse_json
 from echoic.data.clips import AUDIO_SUFFIXES, Clip
 from echoic.data.describe import DESCRIPTION_SUFFIXES, Described, describe
 from echoic.data.files import cache_folder
@@ -115,7 +117,7 @@ def _load(kept: Path, stamp: Mapping[str, Any]) -> TarIndex | None:
 
 def _parsed(raw: bytes, stamp: Mapping[str, Any]) -> TarIndex | None:
     try:
-        tree = json.loads(raw)
+        tree = parse_json(raw)
         if {name: tree[name] for name in stamp} != stamp:
             return None
         members = tuple(_member(**entry) for entry in tree["members"])
@@ -134,10 +136,11 @@ def _member(described: dict[str, Any], name: str, offset: int, size: int, crc32:
 
 def _save(kept: Path, stamp: Mapping[str, Any], index: TarIndex) -> None:
     text = json.dumps({**stamp, **asdict(index)}, ensure_ascii=False)
+    raw = text.encode("utf-8", "surrogatepass")  # as of names that are not UTF-8
     scratch = kept.with_name(f".{kept.name}.{os.getpid()}.part")
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        scratch.write_text(text, "utf-8")
+        scratch.write_bytes(raw)
         scratch.replace(kept)
     except OSError as error:
         with suppress(OSError):
@@ -201,10 +204,11 @@ def _is_json(info: tarfile.TarInfo | None) -> bool:
 def _checksum(raw: bytes) -> str:
     """What a .json that was understood says of its clip's bytes."""
     try:
-        told = json.loads(raw).get(CHECKSUM)
+        told = parse_json(raw).get(CHECKSUM)
     except ValueError:
         return ""  # in another encoding: not of our making
-    return told if isinstance(told, str) else ""
+    written = isinstance(told, str) and re.fullmatch("[0-9a-f]{8}", told)
+    return str(told) if written else ""
 
 
 def _duration_s(raw: bytes) -> float | None:
@@ -214,7 +218,19 @@ def _duration_s(raw: bytes) -> float | None:
         return None  # a bad clip is met, named and counted where it is read
 
 
-def _bytes_at(file: BinaryIO, info: tarfile.TarInfo) -> bytes:
+class _Bounded:
+    """A file that is never asked for more than its `size`: where a header lies about the size of
+    what follows, it would be allocated."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, count: int) -> bytes:
+        return self._file.read(max(0, min(count, self._size - self.tell())))
+
+
+def _bytes_at(file: BinaryIO | _Bounded, info: tarfile.TarInfo) -> bytes:
     file.seek(info.offset_data)
     return file.read(info.size)
 
@@ -226,14 +242,15 @@ def _headers(file: BinaryIO, size: int) -> tuple[list[tarfile.TarInfo], dict[int
     texts: dict[int, bytes] = {}
     damage, end = "", 0
     file.seek(0)
+    held: Any = _Bounded(file, size)
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=held, mode="r:") as tar:
             for info in tar:
                 infos.append(info)
                 if info.isreg() and info.name.lower().endswith(DESCRIPTION_SUFFIXES):
-                    texts[info.offset_data] = _bytes_at(file, info)
-                held = info.size if info.isreg() else 0
-                end = info.offset_data + -(-held // _BLOCK) * _BLOCK
+                    texts[info.offset_data] = _bytes_at(held, info)
+                length = info.size if info.isreg() else 0
+                end = info.offset_data + -(-length // _BLOCK) * _BLOCK
     except (tarfile.TarError, ValueError, OverflowError) as error:
         damage = str(error)
     if not damage:
@@ -248,4 +265,5 @@ def _headers(file: BinaryIO, size: int) -> tuple[list[tarfile.TarInfo], dict[int
 
 
 def _wanted(info: tarfile.TarInfo) -> bool:
-    return info.isreg() and not os.path.basename(info.name).startswith(".")
+    regular = info.isreg() and not info.issparse()  # whose bytes are not its content
+    return regular and not os.path.basename(info.name).startswith(".")

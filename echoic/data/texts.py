@@ -10,15 +10,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from echoic.types import DataError
+
 
 class Texts:
-    """Many texts in three arrays and a blob, found by a digest of 64 bits and then compared."""
+    """Many texts in three arrays and a blob, found by a digest of 64 bits and then compared.
 
-    def __init__(self, tensors: Mapping[str, Tensor], name: str) -> None:
+    Raises ValueError where the arrays do not fit each other; a text that is none any more is met
+    where it is read, as DataError with `where`.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], name: str, where: object = "") -> None:
+        self._where = f"{where}: " if where else ""
         self._blob = tensors[f"{name}.utf8"].numpy()
         self._offsets = tensors[f"{name}.offsets"].numpy()
         self._digests = tensors[f"{name}.digests"].numpy()  # sorted
         self._order = tensors[f"{name}.order"].numpy()  # the text of each digest
+        count = len(self._order)
+        require_offsets(self._offsets, count, len(self._blob))
+        kinds = (self._blob.dtype, self._digests.dtype, self._order.dtype)
+        if kinds != (np.uint8, np.int64, np.int32) or self._digests.shape != (count,):
+            raise ValueError(f"{name} of other types or lengths")
+        if count and not (self._order.min() >= 0 and self._order.max() < count):
+            raise ValueError(f"{name} that are not there")
 
     @staticmethod
     def packed(texts: Sequence[str], name: str) -> dict[str, Tensor]:
@@ -36,7 +50,10 @@ class Texts:
         return len(self._order)
 
     def __getitem__(self, i: int) -> str:
-        return self._raw(range(len(self))[i]).decode("utf-8", "surrogatepass")
+        try:
+            return self._raw(range(len(self))[i]).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            raise DataError(f"{self._where}damaged: text {i} is not UTF-8; write it anew") from None
 
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
@@ -66,6 +83,13 @@ def _utf8(text: str) -> bytes:
 
 def _digest(raw: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(raw, digest_size=8).digest(), "little", signed=True)
+
+
+def require_offsets(offsets: np.ndarray, count: int, end: int) -> None:
+    """Raises ValueError where these are not `offsets_of` of `count` rows that end there."""
+    fits = offsets.dtype == np.int64 and offsets.shape == (count + 1,)
+    if not fits or offsets[0] != 0 or offsets[-1] != end or (np.diff(offsets) < 0).any():
+        raise ValueError("offsets that are none")
 
 
 def offsets_of(lengths: Sequence[int]) -> Tensor:

@@ -87,6 +87,8 @@ class Context(Protocol):
 class DecoderBlock(AttentionLayer):
     """One pre-norm block, (ΣL, D) -> (ΣL, D). audio_width: of the tokens that are heard."""
 
+    beside_forward = ("hear",)  # as train/parallel.py asks of a block
+
     def __init__(self, *, width: int, heads: int, hidden: int, audio_width: int) -> None:
         super().__init__()
         self.heads = heads

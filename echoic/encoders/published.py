@@ -7,7 +7,6 @@ fetch.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from echoic.config import parse_json
 from echoic.types import CheckpointError, first_line
 
 # [owner/]name and an optional @revision, in the Hub's own letters: roberta-base has no owner
@@ -47,7 +47,7 @@ def published_json(name: str | Path, file: str, otherwise: Any = None) -> Any:
     if not found.match(file):
         return otherwise
     try:
-        return json.loads(found.read_text("utf-8"))
+        return parse_json(found.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{found}: not readable as JSON ({first_line(error)})") from None
 
@@ -138,12 +138,12 @@ def published_tokenizer(name: str | Path) -> Backend:
 def _options(name: str | Path, vocab: Path) -> dict[str, Any]:
     """What tokenizer_config.json says; nothing where there is none."""
     file = published_file(name, "tokenizer_config.json", vocab.name)
-    return json.loads(file.read_text("utf-8")) if file.suffix == ".json" and file != vocab else {}
+    return parse_json(file.read_text("utf-8")) if file.suffix == ".json" and file != vocab else {}
 
 
 def _byte_pairs(vocab: Path, merges: Path, options: dict[str, Any]) -> Backend:
     """RoBERTa's and BART's, or CLIP's, as the vocabulary tells."""
-    known = json.loads(vocab.read_text("utf-8"))
+    known = parse_json(vocab.read_text("utf-8"))
     if "<|startoftext|>" in known:
         return _clip(vocab, merges)
     backend = Backend(models.BPE.from_file(str(vocab), str(merges)))

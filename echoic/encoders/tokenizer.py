@@ -74,7 +74,16 @@ class TextTokenizer:
         return {index for index, token in added.items() if token.special}
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
+        try:
+            return [encoding.ids for encoding in self.backend.encode_batch(list(texts))]
+        except TypeError:
+            raise  # what was given is no text
+        except BaseException as error:
+            panic = type(error).__name__ == "PanicException"  # of its Rust; no Exception
+            if not panic and not isinstance(error, Exception):
+                raise
+            told = (str(error) or "panic").partition("\n")[0]
+            raise CheckpointError(f"the tokenizer is damaged: a text ends in {told!r}") from None
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.backend.decode(list(ids)).strip()

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.table import Table
 from torch import Tensor
 
+from echoic.config import read_yaml
 from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.calibration import Calibration, calibrate
 from echoic.eval.captioning import BLEU, POINTS, Captioning
@@ -262,7 +262,7 @@ class Evaluation:
         settings = {"model": self.model, "data": {k: v for k, v in self.data.items() if k != "bad"}}
         recipe = run_folder / "recipe.yaml" if run_folder is not None else None
         if recipe is not None and recipe.is_file():
-            settings["recipe"] = yaml.safe_load(recipe.read_text("utf-8"))
+            settings["recipe"] = read_yaml(recipe)
         return settings
 
 

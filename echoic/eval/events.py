@@ -35,9 +35,9 @@ class Span:
 
     def to_json(self) -> dict[str, Any]:
         found: dict[str, Any] = {
-            "onset": round(self.onset_s, 6),
-            "offset": round(self.offset_s, 6),
             "label": self.label,
+            "onset_s": round(self.onset_s, 6),
+            "offset_s": round(self.offset_s, 6),
         }
         return found if self.score is None else found | {"score": round(self.score, 6)}
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from echoic.config import parse_json
 from echoic.data.files import writing
 from echoic.eval.ranks import Floats
 from echoic.types import DataError
@@ -124,7 +125,7 @@ def write_result(path: Path, measured: Measured) -> Path:
 def read_result(path: Path) -> Result:
     """Raises DataError where the file cannot be read, or is none of `write_result`."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError:
@@ -139,7 +140,14 @@ def read_result(path: Path) -> Result:
     packed = document.pop("outcomes")
     try:
         return Result(str(path), document, tuple(_unpacked(each) for each in packed))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise DataError(f"{path}: its outcomes are damaged ({error!r})") from None
 
 

@@ -121,7 +121,8 @@ def _block(block: Block) -> str:
         case Table():
             title = f'<p class="titled">{escape(block.title)}</p>' if block.title else ""
             kind = "sheet wide" if block.wide else "sheet"
-            return f'<div class="{kind}">{title}<div class="scroll">{_table(block)}</div></div>'
+            sheet = f'<div class="scroll" tabindex="0">{_table(block)}</div>'  # by keyboard too
+            return f'<div class="{kind}">{title}{sheet}</div>'
         case Figure():
             return _figure(block)
 

@@ -5,7 +5,6 @@ Shapes: N clips, M captions, D width, C classes.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
+from echoic.config import parse_json
 from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.calibration import Calibration
 from echoic.eval.captioning import Captioning
@@ -83,7 +83,7 @@ def read_log(path: Path) -> list[dict[str, object]]:
     records: list[dict[str, object]] = []
     for i, line in enumerate(lines):
         try:
-            record = json.loads(line) if line.strip() else {}
+            record = parse_json(line) if line.strip() else {}
         except ValueError:
             if i == len(lines) - 1:
                 break

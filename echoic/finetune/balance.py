@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from echoic.config import Spec
-from echoic.data.pack import Draws
+from echoic.data.order import Draws
 
 _BLOCK_ROWS = 4096
 

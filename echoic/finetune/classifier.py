@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from echoic.api import EchoicModel
 from echoic.audio.io import AudioLike, load_audio
-from echoic.config import Spec
-from echoic.convert.native import load_strictly, read_tensors, write_tensors
+from echoic.config import Spec, parse_json
+from echoic.convert.native import buildable, load_strictly, read_tensors, write_tensors
 from echoic.data.labels import PerClip
 from echoic.finetune.reading import M2dInput, read_by
 from echoic.listening import AudioTower
 from echoic.model import ModelSpec, build
 from echoic.objectives.tagging import HeadKind, make_head
 from echoic.train.process import isolated_rng
-from echoic.types import CheckpointError, ConfigError
+from echoic.types import CheckpointError, ConfigError, finite
 
 FORMAT = "echoic-classifier-1"
 FILE_NAME = "classifier.safetensors"
@@ -69,9 +69,11 @@ class Classifier:
     def probabilities(self, items: Iterable[AudioLike]) -> Tensor:
         """(B, C) on the CPU: of one label per clip they sum to 1, of many each stands alone.
 
-        An item is whatever `EchoicModel.embed_audio` takes. Raises AudioError.
+        An item is whatever `EchoicModel.embed_audio` takes. Raises AudioError, and CheckpointError
+        where weights are damaged.
         """
-        logits = self.logits(load_audio(item, rate_hz=self.audio.rate_hz) for item in items)
+        waves = (load_audio(item, rate_hz=self.audio.rate_hz) for item in items)
+        logits = finite(self.logits(waves))
         return logits.softmax(dim=1) if self.spec.per_clip == "one" else logits.sigmoid()
 
     @torch.no_grad()
@@ -113,23 +115,32 @@ def load_classifier(path: str | Path, model: EchoicModel | None = None) -> Class
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{file}: not a classifier of echoic's (no {FORMAT} header)")
     try:
-        spec = ClassifierSpec.parse(json.loads(header["spec"]), where="spec")
-        card = json.loads(header["card"])
+        spec = ClassifierSpec.parse(parse_json(header["spec"]), where="spec")
+        card = parse_json(header["card"])
     except (KeyError, ValueError, ConfigError) as error:
         raise CheckpointError(f"{file}: its header cannot be read ({error})") from None
-    with isolated_rng():  # what it draws is replaced at once
-        head = make_head(spec.head, spec.width, len(spec.labels))
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{file}: its card is a {type(card).__name__}, not an object")
+    try:
+        with isolated_rng(), buildable():  # what it draws is replaced at once
+            head = make_head(spec.head, spec.width, len(spec.labels))
+            built = build(spec.model, seed=0).audio if spec.model is not None else None
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
     load_strictly(head, _below(_HEAD, tensors), str(file))
-    return Classifier(spec, _tower(spec, tensors, model, file), head.eval(), card)
+    return Classifier(spec, _tower(spec, tensors, model, built, file), head.eval(), card)
 
 
 def _tower(
-    spec: ClassifierSpec, tensors: Mapping[str, Tensor], model: EchoicModel | None, file: Path
+    spec: ClassifierSpec,
+    tensors: Mapping[str, Tensor],
+    model: EchoicModel | None,
+    built: AudioTower | None,
+    file: Path,
 ) -> AudioTower:
-    if spec.model is not None:
-        audio = build(spec.model, seed=0).audio
-        load_strictly(audio, _below(_AUDIO, tensors), str(file))
-        return audio.eval()
+    if built is not None:
+        load_strictly(built, _below(_AUDIO, tensors), str(file))
+        return built.eval()
     if model is None:
         raise CheckpointError(
             f"{file}: a head alone; open it with the model that it was trained on (space "

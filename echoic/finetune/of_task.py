@@ -28,6 +28,7 @@ import numpy as np
 from rich.console import Console
 
 from echoic.api import EchoicModel
+from echoic.config import parse_json
 from echoic.convert.native import read_tensors, write_tensors
 from echoic.data.clips import Source, SubsetSource
 from echoic.data.tasks.task import Task
@@ -247,10 +248,13 @@ def _read(file: Path, stamp: Mapping[str, Any]) -> _Done:
     header, tensors = read_tensors(file)
     if header.get("format") != FORMAT:
         raise CheckpointError(f"{file}: not the scores of a fine-tuning (no {FORMAT} header)")
-    facts = json.loads(header["facts"])
-    require_same(facts["stamp"], stamp, file.parent)
-    judged = Judged(tuple(facts["keys"]), tensors["scores"].clone())
-    return _Done(judged, facts["best_epoch"], facts["bad"])
+    try:
+        facts = parse_json(header["facts"])
+        require_same(facts["stamp"], stamp, file.parent)
+        judged = Judged(tuple(facts["keys"]), tensors["scores"].clone())
+        return _Done(judged, facts["best_epoch"], facts["bad"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file}: damaged ({error}); remove it and run again") from None
 
 
 # All of them

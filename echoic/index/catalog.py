@@ -44,11 +44,28 @@ _LAYOUT = (
     "CREATE INDEX IF NOT EXISTS captions_by_content ON captions (content)",
 )
 _WORDS = "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text)"
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGED = {
+    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_SCHEMA,
+    sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_CONSTRAINT,  # other tables
+}  # fmt: skip
 _REFUSED = {
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
 }  # fmt: skip
+_NUMBER = "typeof({}) IN ('real', 'integer')"
+# A row each of what no writing of ours puts there.
+_STRANGE = (
+    "SELECT 1 FROM state WHERE typeof(value) != 'integer' OR value < 0",
+    "SELECT 1 FROM contents WHERE NOT (typeof(hash) = 'blob' AND length(hash) = 32 "
+    "AND typeof(first) = 'integer' AND typeof(count) = 'integer' AND first >= 0 AND count > 0 "
+    "AND first <= (SELECT max(value) FROM state WHERE name = 'rows') - count "
+    f"AND (duration_s IS NULL OR {_NUMBER.format('duration_s')}))",
+    "SELECT 1 FROM files WHERE NOT (typeof(path) = 'blob' AND typeof(size) = 'integer' "
+    "AND typeof(mtime_ns) = 'integer' AND typeof(content) IN ('integer', 'null'))",
+    "SELECT 1 FROM tags WHERE typeof(tag) != 'text' OR typeof(content) != 'integer'",
+    f"SELECT 1 FROM captions WHERE NOT ({_NUMBER.format('start_s')} "
+    f"AND {_NUMBER.format('stop_s')} AND typeof(text) = 'text' AND typeof(source) = 'text')",
+)
 
 
 class State(NamedTuple):
@@ -144,9 +161,10 @@ class Catalog:
         self._db.executemany(order, rows)
 
     def whole(self) -> bool:
-        """Whether SQLite finds nothing wrong."""
+        """Whether SQLite finds nothing wrong, and every value is one that could be written."""
         try:
-            return self.ask("PRAGMA quick_check(1)") == [("ok",)]
+            sound = self.ask("PRAGMA quick_check(1)") == [("ok",)]
+            return sound and not any(self.ask(f"{each} LIMIT 1") for each in _STRANGE)
         except DamagedError:
             return False
 
@@ -154,7 +172,10 @@ class Catalog:
 
     def state(self) -> State:
         held = dict(self.ask("SELECT name, value FROM state"))
-        return State(**{name: held[name] for name in State._fields if name in held})
+        found = State(**{name: held[name] for name in State._fields if name in held})
+        if not all(isinstance(value, int) and value >= 0 for value in found):
+            raise DamagedError(f"{self.path}: its state is {tuple(found)}")
+        return found
 
     def set_state(self, **values: int) -> None:
         """Within `change`."""
@@ -228,7 +249,10 @@ class Catalog:
 
     def captions(self, content: int) -> list[Caption]:
         asked = "SELECT start_s, stop_s, text FROM captions WHERE content = ? ORDER BY start_s, id"
-        return [Caption(*row) for row in self.ask(asked, content)]
+        found = [Caption(*row) for row in self.ask(asked, content)]
+        if not all(_is_said(each) for each in found):
+            raise DamagedError(f"{self.path}: captions that are no texts")
+        return found
 
     def saying(self) -> str:
         """A condition on captions.id with one value: that they hold some words (`said`)."""
@@ -242,6 +266,11 @@ class Catalog:
             return " ".join('"' + word.replace('"', '""') + '"' for word in text.split())
         escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         return f"%{escaped}%"
+
+
+def _is_said(told: Caption) -> bool:
+    times = told.start_s, told.stop_s
+    return isinstance(told.text, str) and all(isinstance(each, int | float) for each in times)
 
 
 def _connected(path: Path, *, writes: bool) -> sqlite3.Connection:

@@ -199,6 +199,7 @@ class Index:
         text: str | None = None,
         *,
         like: AudioLike | Tensor | None = None,
+        like_vector: Tensor | None = None,
         without: str | Sequence[str] = (),
         where: Where | None = None,
         top: int = 10,
@@ -207,16 +208,21 @@ class Index:
         without_weight: float = NEGATIVE_WEIGHT,
         moments: int = MOMENTS,
     ) -> list[Hit]:
-        """The recordings that fit best. like: a sound as `embed_audio` takes it. without: words of
-        what is not wanted. Weights are of unit vectors. With neither text nor like: all that
-        `where` lets through, by path.
+        """The recordings that fit best. like: a sound as `embed_audio` takes it; like_vector: its
+        vector (D,), where that is known. without: words of what is not wanted. Weights are of unit
+        vectors. With neither text nor like: all that `where` lets through, by path.
 
         Raises DataError where there is no index, it is damaged, or of another space than the model;
         EchoicError where the question is empty.
         """
         query = None
-        if text is not None or like is not None or without:
-            query = self._direction(text, like, without, text_weight, like_weight, without_weight)
+        examples = [] if like_vector is None else [like_vector]
+        if like is not None:
+            self._require(self.model)
+            examples.append(self.model.embed_audio([like])[0])
+        if text is not None or examples or without:
+            parts = [(like_weight, example) for example in examples]
+            query = self._direction(text, parts, without, text_weight, without_weight)
         elif where is None:
             raise EchoicError("search: give words, an example or both")
         if where is not None and where.folder is not None and os.path.isabs(where.folder):
@@ -234,21 +240,18 @@ class Index:
     def _direction(
         self,
         text: str | None,
-        like: AudioLike | Tensor | None,
+        examples: Sequence[tuple[float, Tensor]],
         without: str | Sequence[str],
         text_weight: float,
-        like_weight: float,
         without_weight: float,
     ) -> Floats:
         model = self.model
         self._require(model)
-        parts: list[tuple[float, Tensor]] = []
+        parts = list(examples)
         if text is not None:
             if not text.strip():
                 raise EchoicError("search: the query is empty")
             parts.append((text_weight, model.embed_text(text)[0]))
-        if like is not None:
-            parts.append((like_weight, model.embed_audio([like])[0]))
         unwanted = [without] if isinstance(without, str) else list(without)
         if unwanted:
             if not parts:

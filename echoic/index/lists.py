@@ -25,7 +25,6 @@ import logging
 import math
 import os
 import re
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from echoic.types import first_line
 
 log = logging.getLogger("echoic.index")
 
@@ -106,11 +107,13 @@ class Lists:
             try:
                 with np.load(path, allow_pickle=False) as held:
                     parts = {name: held[name] for name in _PARTS}
-                if codes.stat().st_size != count * dim or len(parts["rows"]) != count:
+                if codes.stat().st_size != count * dim:
                     raise ValueError("codes of another size")
+                _require_whole(parts, count, dim)
                 mapped = np.memmap(codes, np.int8, "c", shape=(count, dim))
-            except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                log.warning("%s: not whole (%s); search is slower without it", path, error)
+            except Exception as error:  # damaged bytes make numpy's reader raise anything
+                told = first_line(error)
+                log.warning("%s: not whole (%s); search is slower without it", path, told)
                 continue
             return cls(
                 torch.from_numpy(parts["centres"]),
@@ -194,6 +197,25 @@ def _centres(vectors: npt.NDArray[Any], count: int) -> Tensor:
             other = torch.from_numpy(rng.choice(size, int(lonely.sum()), replace=False))
             centres[lonely] = sample[other]
     return centres
+
+
+def _require_whole(parts: dict[str, npt.NDArray[Any]], count: int, dim: int) -> None:
+    """Raises ValueError on arrays that cannot be told of `count` rows."""
+    centres, offsets, rows, scales, share = (parts[name] for name in _PARTS)
+    kinds = (centres.dtype, offsets.dtype, rows.dtype, scales.dtype)
+    shapes = centres.shape == (len(offsets) - 1, dim) and rows.shape == scales.shape == (count,)
+    whole = (
+        kinds == (np.float32, np.int64, np.uint32, np.float32)
+        and shapes
+        and offsets[0] == 0
+        and offsets[-1] == count
+        and bool((np.diff(offsets) >= 0).all())
+        and int(rows.max(initial=0)) < max(count, 1)
+        and bool(np.isfinite(centres).all() and np.isfinite(scales).all())
+        and 0 < float(share) <= 1
+    )
+    if not whole:
+        raise ValueError("its arrays do not fit each other")
 
 
 def _assigned(block: Tensor, centres: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from echoic.index.catalog import Caption, Catalog
 from echoic.index.store import Store
-from echoic.index.vectors import Floats, Mask, Rows
+from echoic.index.vectors import DamagedError, Floats, Mask, Rows
 from echoic.types import EchoicError
 
 MOMENTS = 3
@@ -174,9 +174,15 @@ class _Allowed:
         condition, self._values = where.conditions(store.catalog)
         self._which = f"FROM files JOIN contents ON contents.id = files.content WHERE {condition}"
         asked = f"SELECT DISTINCT contents.id, first, count {self._which} ORDER BY first"
-        held = np.array(store.catalog.ask(asked, *self._values), np.int64).reshape(-1, 3)
+        store.vectors  # noqa: B018 (raises where there are fewer rows than the catalogue counts)
+        found, rows = store.catalog.ask(asked, *self._values), store.catalog.state().rows
+        if not all(type(n) is int and 0 <= n < 2**62 for row in found for n in row):
+            raise DamagedError(f"{store.catalog.path}: rows that are no numbers")
+        held = np.array(found, np.int64).reshape(-1, 3)
         self.ids, self._firsts, counts = held.T
-        self.mask = _mask(store.catalog.state().rows, self._firsts, counts)
+        if (self._firsts + counts > rows).any():
+            raise DamagedError(f"{store.catalog.path}: sounds beyond its {rows} rows")
+        self.mask = _mask(rows, self._firsts, counts)
 
     def content_of(self, row: int) -> int:
         return int(self.ids[np.searchsorted(self._firsts, row, "right") - 1])
@@ -190,6 +196,8 @@ class _Allowed:
         asked = f"SELECT path, duration_s {self._which} AND contents.id = ? ORDER BY path"
         files = catalog.ask(asked, *self._values, content)
         duration_s, said = files[0][1], catalog.captions(content)
+        if not isinstance(duration_s, int | float):
+            raise DamagedError(f"{catalog.path}: a sound of {duration_s!r} s")
         if rows:
             moments = tuple(_apart(self._moments(rows, said), most))
         else:
@@ -210,7 +218,9 @@ class _Allowed:
             for (start_s, stop_s), (_, cosine) in zip(times_s.tolist(), rows, strict=True)
         )
 
-    def _name(self, path: bytes) -> str:
+    def _name(self, path: object) -> str:
+        if not isinstance(path, bytes):
+            raise DamagedError(f"{self._store.catalog.path}: a path that is {path!r}")
         return os.path.join(self._store.about.sounds, os.fsdecode(path))
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from torch import Tensor
 
 from echoic.audio.io import AudioInfo
+from echoic.config import parse_json
 from echoic.data.files import made_folder, write_whole
 from echoic.index.catalog import FILE_NAME as CATALOG
 from echoic.index.catalog import Caption, Catalog
@@ -42,6 +43,7 @@ FOLDER_NAME = ".echoic"
 _DESCRIPTION = "index.json"
 _FORMAT = 1
 _LOCK = "lock.sqlite"
+_LARGEST = 86_400  # width of a vector, seconds of a window
 _DEAD_SHARE, _DEAD_ROWS = 0.5, 1000  # from both on the rows are written anew
 _NEW_SHARE = 0.25  # of rows in no list: from there on the lists are built anew
 _AT_ONCE = 4096
@@ -86,12 +88,25 @@ def read_description(folder: Path) -> Description:
     if not path.is_file():
         raise DataError(f"{folder}: no index here; make one: echoic index FOLDER")
     try:
-        held = json.loads(path.read_text("utf-8"))
+        held = parse_json(path.read_text("utf-8"))
         if held.pop("format") != _FORMAT:
             raise DataError(f"{path}: of another version of echoic; remove {folder}, index again")
-        return Description(**held)
+        return _checked(Description(**held))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error}); remove {folder} and index again") from None
+
+
+def _checked(told: Description) -> Description:
+    """Raises ValueError on what no index can have."""
+    texts = (told.space_id, told.sounds, told.model or "", told.vectors or "")
+    numbers = (told.dim, told.window_s, told.hop_s)
+    if not all(isinstance(each, str) and "\0" not in each for each in texts):
+        raise ValueError("a name that is no text")
+    if not all(isinstance(each, int | float) and 0 < each <= _LARGEST for each in numbers):
+        raise ValueError(f"sizes of {numbers}")
+    if type(told.dim) is not int or told.hop_s > told.window_s:
+        raise ValueError(f"sizes of {numbers}")
+    return told
 
 
 def write_description(folder: Path, told: Description) -> None:
@@ -155,7 +170,7 @@ class Store:
         """A catalogue counts its rows before the first of them is written: one that counts none
         where there are some is a new one, and the old one is gone."""
         if not catalog.whole():
-            return "pages that do not agree"
+            return "pages or values that do not agree"
         if catalog.ask("SELECT 1 FROM state LIMIT 1"):
             return None
         if self._generations()[0][0]:
@@ -198,6 +213,8 @@ class Store:
         if self._files is None or state.revision != self._seen:
             self._files = self._opened(state.generation, state.rows)
             self._seen = state.revision
+        if isinstance(self._files, RowFiles) and not self.writes:
+            self._files.require_files()
         return self._files
 
     def _opened(self, generation: int, rows: int) -> Vectors:
@@ -229,7 +246,8 @@ class Store:
             files = self.vectors
         except DamagedError as error:
             rows = min(_whole_rows(self.folder, state.generation, self.about.dim), state.rows)
-            return self._drop(np.arange(rows, state.rows), str(error), rows)
+            told = self.catalog.ask("SELECT max(first + count) FROM contents")[0][0] or 0
+            return self._drop(np.arange(rows, min(told, state.rows)), str(error), rows)
         files.cut(state.rows)
         remove_other_generations(self.folder, state.generation)
         bad = files.damaged() if check and isinstance(files, RowFiles) else np.empty(0, np.int64)
@@ -380,7 +398,9 @@ def _readable_captions(path: Path) -> dict[bytes, dict[str, list[Caption]]]:
     with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path)) as db:
         asked = (
             "SELECT hash, source, start_s, stop_s, text FROM captions "
-            "JOIN contents ON contents.id = captions.content"
+            "JOIN contents ON contents.id = captions.content WHERE typeof(hash) = 'blob' "
+            "AND typeof(source) = 'text' AND typeof(text) = 'text' "
+            "AND typeof(start_s) IN ('real', 'integer') AND typeof(stop_s) IN ('real', 'integer')"
         )
         for digest, source, *said in db.execute(asked):
             found.setdefault(digest, {}).setdefault(source, []).append(Caption(*said))

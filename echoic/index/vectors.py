@@ -13,6 +13,7 @@ n rows, D width, k hits.
 
 from __future__ import annotations
 
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -87,6 +88,12 @@ class RowFiles:
         self._map(rows)
         self._lists: Lists | None = None
         self._looked_for_lists = False
+
+    def require_files(self) -> None:
+        """Raises DamagedError where the files became shorter than what is mapped of them: to read
+        there would end the process (SIGBUS)."""
+        _require(self.vectors_path, self.vectors.nbytes)
+        _require(self.rows_path, self.told.nbytes)
 
     def _map(self, rows: int) -> None:
         self.vectors = _mapped(self.vectors_path, np.dtype("<f2"), (rows, self.dim))
@@ -231,14 +238,19 @@ def _checksums(told: npt.NDArray[Any], vectors: npt.NDArray[Any]) -> npt.NDArray
 
 def _mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
     """The beginning of a file, read as it is asked for. Raises DamagedError where it is shorter."""
-    wanted = int(np.prod(shape)) * dtype.itemsize
+    wanted = math.prod(shape) * dtype.itemsize
     if not wanted:
         return np.empty(shape, dtype)
+    _require(path, wanted)
+    # "c": never written to the file, but torch takes only what could be written to
+    return np.memmap(path, dtype, "c", shape=shape)
+
+
+def _require(path: Path, wanted: int) -> None:
+    """Raises DamagedError where a file is shorter."""
     held = path.stat().st_size if path.exists() else 0
     if held < wanted:
         raise DamagedError(f"{path} holds {held} bytes of {wanted}")
-    # "c": never written to the file, but torch takes only what could be written to
-    return np.memmap(path, dtype, "c", shape=shape)
 
 
 def _write_at(path: Path, offset: int, raw: bytes) -> None:

@@ -19,7 +19,8 @@ B rows of this process, N rows of all, Q queries, D width, W processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -157,9 +158,23 @@ def _gathered(kinds: Sequence[Tensor], counts: Sequence[int], gather: Gather) ->
     return list(gather(torch.cat(list(kinds), dim=1), counts).split(widths, dim=1))
 
 
+_apart = [False]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, a loss is this process's own, as in a world of one: where the others do not take
+    part, as in an evaluation on one rank, whoever waited for them would hang."""
+    _apart.append(True)
+    try:
+        yield
+    finally:
+        _apart.pop()
+
+
 def processes() -> int:
-    """How many there are; 1 where torch.distributed was not started."""
-    ready = dist.is_available() and dist.is_initialized()
+    """How many there are; 1 where torch.distributed was not started, and inside `alone`."""
+    ready = dist.is_available() and dist.is_initialized() and not _apart[-1]
     return dist.get_world_size() if ready else 1
 
 
@@ -172,6 +187,12 @@ def mean_count(own: int, like: Tensor) -> Tensor | int:
     count = like.detach().new_tensor(own)
     dist.all_reduce(count)
     return count.clamp(min=1) / processes()
+
+
+def mean_over_all(each: Tensor) -> Tensor:
+    """(n,) -> scalar, of which the average over the processes, as DDP takes it, is the mean over
+    all rows of all: processes have different numbers of clips and patches."""
+    return each.mean() if processes() == 1 else each.sum() / mean_count(len(each), each)
 
 
 def all_counts(rows: Tensor) -> list[int]:

@@ -33,7 +33,7 @@ from echoic.nn.vit import (
     sin_cos_positions,
     split_first,
 )
-from echoic.objectives.gather import mean_count, processes
+from echoic.objectives.gather import mean_over_all
 from echoic.types import Ragged
 
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -88,12 +88,6 @@ def cosine_distance(predicted: Tensor, target: Tensor) -> Tensor:
 def square_distance(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean square of each row: (M, D) twice -> (M,)."""
     return (predicted - target).square().mean(-1)
-
-
-def mean_over_all(each: Tensor) -> Tensor:
-    """(n,) -> scalar, of which the average over the processes, as DDP takes it, is the mean over
-    all rows of all: how many patches a process masks hangs on its clips."""
-    return each.mean() if processes() == 1 else each.sum() / mean_count(len(each), each)
 
 
 # -- the networks --------------------------------------------------------------------------------

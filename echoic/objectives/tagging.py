@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from echoic.nn.heads import NormedLinear
 from echoic.nn.mlp import TwoLayer
+from echoic.objectives.gather import mean_over_all
 from echoic.types import AudioFeatures, Batch, Ragged
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -52,13 +53,15 @@ def make_head(kind: HeadKind, width: int, classes: int) -> nn.Module:
 
 
 def one_label(logits: Tensor, truth: Tensor) -> Tensor:
-    """Cross-entropy; logits, truth: (B, C), each row of truth a share of every class, in sum 1."""
-    return F.cross_entropy(logits, truth)
+    """Cross-entropy; logits, truth: (B, C), each row of truth a share of every class, in sum 1. Its
+    mean over the processes is the mean over the clips of all, as of `many_labels`."""
+    return mean_over_all(F.cross_entropy(logits, truth, reduction="none"))
 
 
 def many_labels(logits: Tensor, truth: Tensor) -> Tensor:
     """Binary cross-entropy, mean over clips and classes; logits, truth: (B, C), from 0 to 1."""
-    return F.binary_cross_entropy_with_logits(logits, truth)
+    each = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    return mean_over_all(each.mean(1))
 
 
 class ClassifyTask(nn.Module):

@@ -1,5 +1,5 @@
 """What the ranks of a training would get of an epoch, without running them: the real plan
-(`data.pack.plan_epoch`), dealt out as loaders deal it.
+(`data.pack.plan_window`), dealt out as loaders deal it.
 
 Batch i of the stream goes to rank i modulo W (`data.loader.Loader`), and A batches of each rank
 make a step. So a step is A W consecutive batches, and lasts as long as its busiest rank works. What
@@ -18,7 +18,8 @@ from itertools import chain
 
 import numpy as np
 
-from echoic.data.pack import plan_epoch
+from echoic.data.order import Shuffled
+from echoic.data.pack import plan_window, windows_of
 from echoic.types import ConfigError
 
 
@@ -48,8 +49,9 @@ class Dealt:
 
     @property
     def exactly_once(self) -> bool:
-        """No clip twice, and at most one left out, as `plan_epoch` states of min_clips=2."""
-        return self.again == 0 and self.left_out <= 1
+        """No clip twice, and at most one of a window left out, as `plan_epoch` states of
+        min_clips=2."""
+        return self.again == 0 and self.left_out <= windows_of(self.clips)
 
 
 def simulate(
@@ -65,24 +67,34 @@ def simulate(
 ) -> Dealt:
     """costs: (N,) tokens of each clip. budget: of a batch. work: (N,) what each clip costs in time,
     in any unit; None: its tokens. Raises ConfigError where the epoch is less than a step."""
-    began_s = time.perf_counter()
-    plan = plan_epoch(
-        costs.tolist(), budget=budget, epoch=epoch, seed=seed, max_clips=max_clips, min_clips=2
-    )
-    plan_s = time.perf_counter() - began_s
-    clips, ends = flat(plan)
-    seen = np.zeros(len(costs), np.int64)
-    starts = np.concatenate([[0], ends[:-1]])
-    for rank in range(ranks):  # every rank takes its own batches, as its loader would
-        seen += np.bincount(_members(clips, starts, ends, rank, ranks), minlength=len(costs))
-    steps = len(plan) // (ranks * accumulate)
+    order, table = Shuffled(len(costs)), costs.astype(np.int64, copy=False)
+    seen, tokens, spent = np.zeros(len(costs), np.uint8), [], []
+    plan_s, batches = 0.0, 0
+    for window in range(windows_of(len(costs))):
+        began_s = time.perf_counter()
+        plan = plan_window(
+            table, window, budget=budget, epoch=epoch, seed=seed, order=order,
+            max_clips=max_clips, min_clips=2,
+        )  # fmt: skip
+        plan_s += time.perf_counter() - began_s
+        clips, ends = flat(plan)
+        starts = np.concatenate([[0], ends[:-1]])
+        for rank in range(ranks):  # every rank takes its own batches, as its loader would
+            np.add.at(seen, _members(clips, starts, ends, (rank - batches) % ranks, ranks), 1)
+        tokens.append(np.add.reduceat(table[clips], starts))
+        spent.append(
+            np.add.reduceat((table if work is None else work)[clips].astype(float), starts)
+        )
+        batches += len(plan)
+    steps = batches // (ranks * accumulate)
     if not steps:
         raise ConfigError(
-            f"{len(plan)} batches of {budget} tokens are less than a step of {ranks} ranks"
+            f"{batches} batches of {budget} tokens are less than a step of {ranks} ranks"
         )
-    spent = np.add.reduceat((costs if work is None else work)[clips].astype(np.float64), starts)
     # (steps, A, W): the batches of a rank lie W apart
-    by_rank = spent[: steps * accumulate * ranks].reshape(steps, accumulate, ranks).sum(1)
+    by_rank = (
+        np.concatenate(spent)[: steps * accumulate * ranks].reshape(steps, accumulate, ranks).sum(1)
+    )
     busiest, mean = by_rank.max(1), by_rank.mean(1)
     return Dealt(
         clips=len(costs),
@@ -90,9 +102,9 @@ def simulate(
         once=int((seen == 1).sum()),
         left_out=int((seen == 0).sum()),
         again=int((seen > 1).sum()),
-        batches=len(plan),
+        batches=batches,
         steps=steps,
-        filled=float(np.add.reduceat(costs[clips], starts).mean() / budget),
+        filled=float(np.concatenate(tokens).mean() / budget),
         busiest_over_mean=float((busiest / mean).mean()),
         worst=float((busiest / mean).max()),
         lost=float(1 - mean.sum() / busiest.sum()),

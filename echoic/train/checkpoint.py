@@ -17,12 +17,10 @@ import json
 import os
 import re
 import shutil
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,13 +28,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from echoic.train.sharded_checkpoint import described, read_into, write
+from echoic.config import parse_json
+from echoic.train.sharded_checkpoint import PartError, described, read_into, write
 from echoic.types import CheckpointError, ConfigError
 
 FORMAT = 1
 TENSORS, FACTS = "state.safetensors", "state.json"
 MARGIN_BYTES = 2**20  # names, shapes, JSON and the file system's own needs
 _TOLD_BYTES = 256  # of a checksum and the name of a file
+T = TypeVar("T")
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -147,22 +147,25 @@ class Checkpoints:
         """The same of tensors that are cut over the ranks of `group`, all of which call it."""
         target, first = self.of_step(step), dist.get_rank(group) == 0
         partial = self.folder / f"{target.name}.tmp"
-        try:
-            if first:
-                self._clear_leftovers()
-                _check_room(target, sum(t.nbytes for t in tensors.values()) + MARGIN_BYTES)
-                partial.mkdir(parents=True)
-            dist.barrier(group)
+
+        def prepare() -> None:
+            self._clear_leftovers()
+            _check_room(target, sum(t.nbytes for t in tensors.values()) + MARGIN_BYTES)
+            partial.mkdir(parents=True)
+
+        def write_own() -> Path | None:
             file = write(partial, tensors, group)
             if file is not None:
                 _sync(file)
-            checksums = _gathered(file, group)
-            if first:
-                self._finish(partial, target, step, facts, checksums)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{target}: cannot be written ({error}); the earlier checkpoints are untouched"
-            ) from error
+            return file
+
+        def finish() -> None:
+            self._finish(partial, target, step, facts, checksums)
+
+        try:
+            _on_all(prepare if first else lambda: None, target, group)
+            checksums = _gathered(_on_all(write_own, target, group), group)
+            _on_all(finish if first else lambda: None, target, group)
         finally:
             if first:
                 self._clear_leftovers()
@@ -194,63 +197,11 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
-class Background:
-    """One save at a time in a thread, while the training goes on; it is handed copies."""
-
-    def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def start(self, save: Callable[[], object]) -> None:
-        """Once the one before is done. Raises what that one raised."""
-        self.wait()
-
-        def work() -> None:
-            try:
-                save()
-            except BaseException as error:  # told by the next `wait`
-                self._error = error
-
-        self._thread = threading.Thread(target=work, name="echoic-checkpoint")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Until it is done. Raises what it raised."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.wait()
-        elif self._thread is not None:
-            self._thread.join()  # what is on its way is finished; the first error is the one told
-
-
-def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, for a save that goes on beside the training."""
-    return {
-        name: tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
-        for name, tensor in tensors.items()
-    }
-
-
 def read(folder: Path, *, verify: bool = True) -> Checkpoint:
     """Verify every byte of one checkpoint folder. Raises CheckpointError: what is wrong. verify:
     False where another rank has done so."""
     try:
-        facts = json.loads((folder / FACTS).read_bytes())
+        facts = parse_json((folder / FACTS).read_bytes())
         checksums = facts.pop("checksums")
         of_tensors = {name: told for name, told in checksums.items() if name != FACTS}
         sound = (
@@ -327,6 +278,26 @@ def _write_facts(
     (folder / FACTS).write_text(json.dumps({"checksums": checksums, **body}), "utf-8")
     for path in (folder / FACTS, folder):
         _sync(path)
+
+
+def _on_all(act: Callable[[], T], target: Path, group: dist.ProcessGroup) -> T:
+    """What `act` gives, once it has ended well on every rank of `group`. Raises CheckpointError on
+    all of them where it has not on one."""
+    error: BaseException | None = None
+    try:
+        result = act()
+    except (OSError, SafetensorError, CheckpointError, PartError) as caught:
+        error = caught
+    failed = torch.full((), -1 if error is None else dist.get_rank(group))
+    dist.all_reduce(failed, dist.ReduceOp.MAX, group=group)
+    if isinstance(error, CheckpointError):
+        raise error
+    if int(failed) >= 0:
+        why = error or f"rank {int(failed)} could not write its part"
+        raise CheckpointError(
+            f"{target}: cannot be written ({why}); the earlier checkpoints are untouched"
+        ) from error
+    return result
 
 
 def _gathered(file: Path | None, group: dist.ProcessGroup) -> dict[str, str]:

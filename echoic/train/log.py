@@ -23,6 +23,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from echoic.config import parse_json
 from echoic.types import Batch, CheckpointError
 
 _EVERYWHERE = {"step_s", "wait_s", "grad_norm"}  # all ranks measure the same thing
@@ -311,6 +312,6 @@ def _lines(path: Path) -> list[bytes]:
 
 def _step_of(line: bytes) -> int | None:
     try:
-        return int(json.loads(line)["step"])
+        return int(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return None  # half written when the run was killed, or empty

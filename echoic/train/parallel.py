@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from echoic.train.ema import local
 from echoic.train.world import World
-from echoic.types import Batch
+from echoic.types import Batch, ConfigError
 
 Kind = Literal["ddp", "fsdp"]
 Losses = Mapping[str, Tensor]
@@ -50,7 +50,8 @@ class Parallel(Protocol):
         ...
 
     def evaluating(self) -> AbstractContextManager[bool]:
-        """Inside, any part of the task may be called; on every rank alike, where it gives True."""
+        """Inside, any part of the task may be called; on every rank alike, where it gives True:
+        else it raises ConfigError on all of them."""
         ...
 
 
@@ -99,19 +100,22 @@ class Replicas(Single):
 
 class Shards(Single):
     """Scalars cannot be cut and stay whole on every rank. Every batch must run the same blocks; of
-    the other weights it may leave some out."""
+    the other weights it may leave some out. A block whose weights other methods use, too, names
+    them in `beside_forward`."""
 
     def __init__(self, task: nn.Module, world: World) -> None:
         # a second to import, which most trainings need not spend
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import FSDPModule, fully_shard
+        from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
         super().__init__(task)
-        mesh = init_device_mesh(world.device.type, (world.size,))
+        self.world, mesh = world, world.mesh()
+        _same_as_first(task)
         self._scalars = {p for p in task.parameters() if not p.ndim}
         marked = [n for n, p in task.named_parameters() if getattr(p, "no_weight_decay", False)]
         for block in blocks(task):
             fully_shard(block, mesh=mesh, ignored_params=self._scalars)
+            for name in getattr(block, "beside_forward", ()):
+                register_fsdp_forward_method(block, name)
         # the root's own weights stay gathered from the forward pass to the backward pass
         fully_shard(task, mesh=mesh, ignored_params=self._scalars, reshard_after_forward=False)
         for name in marked:
@@ -168,11 +172,28 @@ class Shards(Single):
     def evaluating(self) -> Iterator[bool]:
         """The blocks gather their weights as ever, so all ranks take part."""
         root = self._parts[0]  # which is not called as a whole
+        asking = partial(self._meet, asks=True)
+        # before FSDP's own, which waits for the others
+        hooks = [b.register_forward_pre_hook(asking, prepend=True) for b in blocks(self.task)]
         root.unshard()
         try:
             yield True
+            self._meet(asks=False)
         finally:
+            for hook in hooks:
+                hook.remove()
             root.reshard()
+
+    def _meet(self, *_: object, asks: bool) -> None:
+        """asks: for a block's pass; or has done with all."""
+        if self.world.agree(asks, not asks) != [True, True]:
+            return
+        ready = [str(rank) for rank, asked in enumerate(self.world.gather(asks)) if not asked]
+        raise ConfigError(
+            f"evaluation: rank {', '.join(ready)} of {self.world.size} had done while others still "
+            "asked for the model, whose weights are cut over the ranks: with run.parallel=fsdp "
+            "every rank must evaluate the same clips (no `if rank == 0`)"
+        )
 
 
 def spread(task: nn.Module, kind: Kind, world: World) -> Parallel:
@@ -180,6 +201,13 @@ def spread(task: nn.Module, kind: Kind, world: World) -> Parallel:
     if world.store is None:
         return Single(task)
     return Replicas(task) if kind == "ddp" else Shards(task, world)
+
+
+@torch.no_grad()
+def _same_as_first(task: nn.Module) -> None:
+    """The weights, as with DDP: what each rank drew may differ."""
+    for weight in task.parameters():
+        dist.broadcast(weight.detach(), 0)
 
 
 def blocks(task: nn.Module) -> list[nn.Module]:

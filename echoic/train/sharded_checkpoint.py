@@ -18,15 +18,27 @@ from torch import Tensor
 ENDING = ".safetensors"
 
 
+class PartError(Exception):
+    """Some ranks could not write their parts."""
+
+
 def write(folder: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup) -> Path | None:
     """Every rank of `group` calls it with its parts; returns the file that this one wrote. A tensor
-    that all have whole is written once."""
+    that all have whole is written once. Raises PartError, on all alike."""
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     before = set(folder.glob(f"shard-{dist.get_rank(group) + 1:05d}-*{ENDING}"))
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    save(dict(tensors), storage_writer=writer, process_group=group)
+    try:
+        save(dict(tensors), storage_writer=writer, process_group=group)
+    except CheckpointException as error:  # names all ranks and their stacks, on many lines
+        told = (
+            f"rank {rank}: {str(why).partition(chr(10))[0]}"
+            for rank, (why, _) in error.failures.items()
+        )
+        raise PartError("; ".join(told)) from error
     made = set(folder.glob(f"shard-{dist.get_rank(group) + 1:05d}-*{ENDING}")) - before
     return next(iter(made), None)
 

@@ -240,7 +240,7 @@ def plain(config: Any) -> Any:
 
 def require_same(before: Any, now: Any, where: Path) -> None:
     """Raises ConfigError that names every changed key, those of FREE_ON_RESUME left out."""
-    old, new = dict(_leaves(before)), dict(_leaves(now))
+    old, new = dict(leaves(before)), dict(leaves(now))
     changed = [
         f"{path} (was {old.get(path, 'absent')}, is {new.get(path, 'absent')})"
         for path in sorted(old.keys() | new.keys())
@@ -256,10 +256,11 @@ def require_same(before: Any, now: Any, where: Path) -> None:
 _ABSENT = object()
 
 
-def _leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """What a tree of dicts holds, by path."""
     if isinstance(tree, dict) and tree:
         for key, value in tree.items():
-            yield from _leaves(value, f"{path}.{key}" if path else str(key))
+            yield from leaves(value, f"{path}.{key}" if path else str(key))
     else:
         yield path, tree
 

@@ -3,27 +3,37 @@
 torchrun's environment says how many there are. They meet by gloo (CPU) and, on GPUs, by NCCL too;
 what they agree on travels as small CPU tensors, long waits go by torchrun's store. Nothing is
 pickled. A rank is one process, W their number.
+
+Gloo's threads live as long as their group. One that still lets go of a tensor while python ends
+wants python's lock, and the process aborts ("terminate called without an active exception"): so
+`joined` lets nothing hold the group when it leaves.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import count
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # first loaded while there is a group, it holds it for good
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from echoic.types import ConfigError, EchoicError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 TIMEOUT_S = 600.0  # until a rank that does not come counts as hanging
 BEAT_S = 2.0
@@ -122,6 +132,14 @@ class World:
                 raise
             raise self._lost(error) from error
 
+    def mesh(self) -> DeviceMesh:
+        """Of all ranks, on their devices."""
+        # a second to import, which most trainings need not spend
+        from torch.distributed.device_mesh import init_device_mesh
+
+        _meshes.append(init_device_mesh(self.device.type, (self.size,)))
+        return _meshes[-1]
+
     def failed(self, error: BaseException) -> None:
         """Let the others know that an error ends this process."""
         if self.store is None or isinstance(error, LostError):
@@ -201,6 +219,7 @@ class World:
 
 ALONE = World()
 _current = [ALONE]
+_meshes: list[DeviceMesh] = []  # of the world that is joined
 
 
 def current() -> World:
@@ -226,11 +245,14 @@ def joined(timeout_s: float = TIMEOUT_S) -> Iterator[World]:
             world.agree(True)  # nobody leaves while another still talks to it
     except BaseException as error:
         world.failed(error)
+        if size > 1:
+            _drop_locals(error)
         raise
     finally:
         _current.pop()
         if size > 1:
             _leave()
+            gc.collect()  # DDP and FSDP lie in cycles, and hold the group
 
 
 @contextmanager
@@ -288,7 +310,17 @@ def _leave(*, at_once: bool = False) -> None:
         return
     if at_once and dist.group.WORLD is not None:
         dist.group.WORLD.abort()
+    for mesh in _meshes:  # torch's caches of sharded operations keep meshes for good
+        getattr(mesh, "_pg_registry", {}).clear()
+    _meshes.clear()
     dist.destroy_process_group()
+
+
+def _drop_locals(error: BaseException | None) -> None:
+    """Of the frames that an error has ended, which would hold what they trained."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _of_network(error: RuntimeError) -> bool:

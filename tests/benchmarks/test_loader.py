@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import loader
-from benchmarks.loader import Timer, gpu_cores, overheads, training
+from benchmarks.loader import Timer, gpu_cores, of_clip, overheads, training
 from echoic.recipes import find_recipe
 
 
@@ -36,3 +36,10 @@ def test_a_timer_keeps_what_its_function_gives():
     timer = Timer(lambda x: x + 1)
     assert [timer(1), timer(2)] == [2, 3]
     assert len(timer.laps) == 2
+
+
+def test_a_profile_is_in_parts(tmp_path):
+    parts = of_clip(tmp_path, 16_000, clips=16)
+    assert parts["all"] > parts["decoder and resampler alone"] > 0
+    parts.pop("decoder and resampler alone")
+    assert len(parts) == 6

@@ -57,12 +57,21 @@ def test_json_is_what_the_model_says(documented, place, files):
     assert found["errors"] == []
 
 
+def test_windows_of_ones_own(documented, place, files):
+    asked = ("-m", place, "--max-tokens", "8", "--window-s", 1.5)
+    (found,) = documented("caption", files[0], *asked)["captions"]
+    times = [(span["start_s"], span["end_s"]) for span in found["spans"]]
+    assert times == [(0, 1.5), (1.5, 3), (3, 4.5), (3.8, 5.3)]
+    second, _ = soundfile.read(files[0], start=24_000, stop=48_000, dtype="float32")
+    assert found["spans"][1]["caption"] == echoic.load(place).caption(second, max_tokens=8)[0]
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """The ways to choose words that models were asked for, instead of captions."""
     ways = []
 
-    def heard(self, items, *, how, max_tokens):
+    def heard(self, items, *, how, max_tokens, window_s):
         ways.append(how)
         return iter([(0, [])])
 
@@ -136,6 +145,8 @@ def test_bad_files_are_named_and_the_rest_is_done(caption, files, tmp_path):
         (["--beam", 0], "--beam"),
         (["--beam", 101], "--beam"),
         (["--max-tokens", 2], "--max-tokens"),
+        (["--window-s", 3], "captions of 3 s each: this model hears 0.1 to 2 s at once"),
+        (["--window-s", 0], "captions of 0 s each"),
     ],
 )
 def test_mistakes_are_one_line(run, files, place, options, line):

@@ -97,7 +97,7 @@ def test_texts_are_compared_where_their_encoder_is(tmp_path, monkeypatch):
     save_tested(tmp_path / "model.safetensors", m2d.content("mlp", text="sentence"))
     line = "texts not compared, their sentence encoder is not here"
     assert line not in [finding.name for finding in check(load(tmp_path)).findings]
-    monkeypatch.setattr("echoic.api.is_local", lambda name: False)
+    monkeypatch.setattr("echoic.text_side.is_local", lambda name: False)
     found = check(load(tmp_path))
     assert found.ok
     names = [finding.name for finding in found.findings]

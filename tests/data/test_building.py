@@ -190,6 +190,17 @@ build_shards(source, place / "out", run=Processes(count) if count else map, prog
 """
 
 
+def test_a_kill_at_the_very_end_leaves_nothing(source, tmp_path):
+    """All is there but the tidying: the next call, which has nothing to do, does it."""
+    out = tmp_path / "out"
+    build_shards(source, out, **OPTIONS)
+    before = content(out)
+    (out / RECORDS).mkdir()
+    (out / ".building.json.part").write_text("{")
+    build_shards(source, out, **OPTIONS)
+    assert content(out) == before
+
+
 class Slow(FileSource):
     """A shard of it takes 0.1 s."""
 
@@ -275,7 +286,7 @@ class TestParts:
         told = RecaptionedSource(both, lambda clip: (clip.key,))
         self.same(source, 3, 9)
         self.same(subset, 1, 5)
-        assert len(self.same(shards, 3, 9)._places) == 6
+        assert len(self.same(shards, 3, 9).clips) == 6
         self.same(both, 26, 31)
         self.same(both, 0, 3)
         self.same(told, 27, 34)

@@ -68,7 +68,7 @@ def test_any_flipped_bit_of_a_clip_is_told_when_it_is_read(folder, rng):
     """Without the checksum, a decoder hears something else, or nothing, and says so or not."""
     source = ShardSource(folder)
     for i in range(10):
-        place = source._places[i]
+        place = source._place(i)
         flip(place.tar, place.offset + int(rng.integers(place.size)))
         with pytest.raises(AudioError, match=rf"clip{i}\.flac: damaged: not the bytes"):
             source.read(i, RATE_HZ)
@@ -82,7 +82,7 @@ def test_the_checksum_of_a_clip_goes_with_its_tar(folder, tmp_path):
     copy = tmp_path / "elsewhere.tar"
     shutil.copyfile(folder / "shard-000000.tar", copy)
     os.utime(copy, (1, 1))
-    place = ShardSource(copy)._places[2]
+    place = ShardSource(copy)._place(2)
     flip(copy, place.offset + 100)
     with pytest.raises(AudioError, match="checksum"):
         ShardSource(copy).read(2, RATE_HZ)

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from echoic.data import order, pack
 from echoic.data.clips import Clip
 from echoic.data.loader import Loader, meaning_ids
-from echoic.data.pack import Draws
+from echoic.data.order import Draws
+from echoic.data.shards import ShardSource, write_shards
 from echoic.types import AudioError, Batch, ConfigError, DataError
 
 RATE_HZ = 1000
@@ -428,3 +430,57 @@ def test_several_ranks_give_together_what_one_gives(ranks, first):
     assert loader(ArraySource(SECONDS)).epoch_of(first + len(whole)) > 0
     for rank, share in enumerate(shares):
         assert_same(share, whole[rank::ranks])
+
+
+@pytest.mark.parametrize("stop", [1, 9, 25])
+def test_of_many_windows_any_step_may_be_the_first(monkeypatch, stop):
+    """As of a corpus that is too big to be planned at once."""
+    for module in (order, pack):
+        monkeypatch.setattr(module, "WHOLE_CLIPS", 16)
+    whole = loader(ArraySource(SECONDS), augment=noisy)
+    assert whole._schedule.windows == 4
+    uninterrupted = take(whole, 40)
+    first, second, unaware = (loader(ArraySource(SECONDS), augment=noisy) for _ in range(3))
+    head = take(first, stop)
+    second.load_state_dict(first.state_dict())
+    assert_same(uninterrupted, head + take(second, 40 - stop, stop))
+    assert_same(uninterrupted[stop:], take(unaware, 40 - stop, stop))
+    ranks = [
+        take(loader(ArraySource(SECONDS), augment=noisy, rank=r, ranks=3), 9) for r in range(3)
+    ]
+    dealt = [batch for turn in zip(*ranks, strict=True) for batch in turn]
+    assert_same(dealt, uninterrupted[:27])
+    keys = [key for batch in take(whole, whole.steps_in(1)) for key in batch.keys]
+    assert len(set(keys)) == len(keys) == len(SECONDS)
+
+
+def test_of_many_clips_the_fingerprint_is_that_of_their_columns(monkeypatch, tmp_path):
+    def opened(folder, **options) -> Loader:
+        return loader(ShardSource(folder), min_clips=1, **options)
+
+    waves = [np.full(RATE_HZ, 0.5, np.float32)] * 6
+    for name, caption in (("a", "x"), ("same", "x"), ("other", "y")):
+        pairs = ((Clip(f"{i}", (caption,), (), None), wave) for i, wave in enumerate(waves))
+        write_shards(pairs, tmp_path / name, per_shard=2, rate_hz=RATE_HZ)
+    before = opened(tmp_path / "a").fingerprint
+    monkeypatch.setattr("echoic.data.loader.WHOLE_CLIPS", 5)
+    found = opened(tmp_path / "a").fingerprint
+    assert found == opened(tmp_path / "same").fingerprint != before
+    assert found != opened(tmp_path / "other").fingerprint
+    assert found != opened(tmp_path / "a", seed=6).fingerprint
+    assert found != opened(tmp_path / "a", max_s=3.0).fingerprint
+
+
+def test_costs_are_told_for_many_at_once():
+    asked: list[float] = []
+
+    def cost(seconds: float) -> int:
+        asked.append(seconds)
+        return round(seconds * 10)
+
+    source = ArraySource([1.0, 9.0, None, 0.0, 1.0, 0.01] * 500)
+    made = Loader(source, rate_hz=RATE_HZ, tokenize=tokenize, cost=cost, budget=100, seed=0,
+                  max_s=4.0)  # fmt: skip
+    assert len(asked) == 1
+    assert made._costs[np.arange(6)].tolist() == [10, 40, 40, 40, 10, 1]
+    assert sorted(asked[1:]) == [0.01, 1.0, 4.0]

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from echoic.data.clips import Clip, ConcatSource, RecaptionedSource, SubsetSource
 from echoic.data.loader import Loader
 from echoic.data.mix import Mix, OrderedSource, by_shard, mixed
-from echoic.data.pack import ByShard, Schedule, Shuffled
+from echoic.data.order import ByShard, Shuffled
+from echoic.data.pack import Schedule
 from echoic.data.shards import ShardSource, shard_numbers, write_shards
 from echoic.types import ConfigError
 
@@ -121,9 +122,9 @@ def test_in_the_loader_it_goes_on_anywhere():
     assert abs(names.count("a") - names.count("b")) <= 2
     other = loader()
     other._schedule.draws = mixed({"a": Tones(20), "b": Tones(6)}, {"a": 1, "b": 2}, seed=3).order
-    assert other._fingerprint != loader()._fingerprint
+    assert other.fingerprint != loader().fingerprint
     other._schedule.draws = mixed({"a": Tones(20), "b": Tones(6)}, {"a": 1, "b": 1}, seed=4).order
-    assert other._fingerprint != loader()._fingerprint
+    assert other.fingerprint != loader().fingerprint
 
 
 def test_of_sources_read_by_shard_the_reads_stay_together():

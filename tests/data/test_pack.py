@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import time
 
 import numpy as np
@@ -7,7 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from echoic.data.pack import ByShard, Draws, Schedule, plan_epoch
+from echoic.data import order as orders
+from echoic.data import pack
+from echoic.data.order import ByShard, Draws, Shuffled
+from echoic.data.pack import Schedule, plan_epoch
+from echoic.plan.simulation import simulate
 
 costs_and_budget = st.tuples(
     st.lists(st.integers(1, 60), min_size=0, max_size=80), st.integers(1, 100)
@@ -200,3 +205,63 @@ def test_ranks_have_equal_work(longest_s, rng):
         steps = work[: len(work) // ranks * ranks].reshape(-1, ranks)
         held_up = steps.max(1) / steps.mean(1)
         assert held_up.mean() < 1.01  # measured: at most 1.003
+
+
+class TestWindows:
+    """Epochs that are too big to be planned at once."""
+
+    costs = np.random.default_rng(0).integers(1, 40, 1003)
+
+    @pytest.fixture(autouse=True)
+    def few(self, monkeypatch):
+        for module in (orders, pack):
+            monkeypatch.setattr(module, "WHOLE_CLIPS", 100)
+
+    @pytest.mark.parametrize(
+        "order", [None, ByShard(np.arange(1003) // 20, 3), Shuffled(700), Draws(np.ones(1003), 350)]
+    )
+    def test_every_clip_once_and_nothing_beside_the_window_is_planned(self, order):
+        made = Schedule(self.costs, budget=200, seed=3, min_clips=2, draws=order)
+        count = 1003 if order is None else order.count
+        assert made.windows == -(-count // 100)
+        made.locate(0)
+        assert len(made.lengths) == 1
+        for epoch in range(2):
+            windows = [made.plan(epoch * made.windows + w) for w in range(made.windows)]
+            clips = [i for plan in windows for batch in plan for i in batch]
+            assert len(set(clips)) == len(clips) == count
+            assert all(self.costs[b].sum() <= 200 for plan in windows for b in plan)
+            assert [batch for plan in windows for batch in plan] == plan_epoch(
+                self.costs, budget=200, epoch=epoch, seed=3, min_clips=2, draws=order
+            )
+
+    def test_steps_are_the_windows_laid_end_to_end(self):
+        made = Schedule(self.costs, budget=200, seed=3)
+        plans = [made.plan(w) for w in range(2 * made.windows)]
+        places = [(w, p) for w, plan in enumerate(plans) for p in range(len(plan))]
+        again = Schedule(self.costs, budget=200, seed=3)
+        assert [again.locate(t) for t in range(len(places))] == places
+        assert again.steps_in(2) == len(places)
+        first = sum(map(len, plans[: made.windows]))
+        assert [again.epoch_of(t) for t in (0, first - 1, first)] == [0, 0, 1]
+
+    def test_known_lengths_spare_planning_the_past(self):
+        before, after = (Schedule(self.costs, budget=200, seed=3) for _ in range(2))
+        before.locate(150)
+        after.lengths = before.lengths
+        assert after.locate(150) == before.locate(150)
+        assert not after._plans
+
+    def test_ranks_get_every_clip_once(self):
+        found = simulate(self.costs, budget=200, ranks=7)
+        assert found.exactly_once
+        assert found.once + found.left_out == 1003
+
+
+def test_what_fits_one_window_is_planned_as_a_whole(monkeypatch):
+    costs = [3, 1, 4, 1, 5, 9, 2, 6] * 20
+    whole = plan_epoch(costs, budget=40, epoch=1, seed=2)
+    monkeypatch.setattr(pack, "WHOLE_CLIPS", len(costs))
+    assert plan_epoch(costs, budget=40, epoch=1, seed=2) == whole
+    digest = hashlib.sha256(repr(whole).encode()).hexdigest()
+    assert digest[:16] == "40afedd7107b365a"  # a run that was begun may go on: never change this

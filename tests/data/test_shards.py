@@ -4,14 +4,16 @@ import io
 import json
 import os
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import soundfile
 
-from echoic.data import tar_index
+from echoic.data import shards, tar_index
 from echoic.data.clips import Clip
+from echoic.data.loader import Loader
 from echoic.data.shards import ShardSource, write_shards
 from echoic.data.sources import open_source
 from echoic.types import AudioError, DataError
@@ -181,7 +183,9 @@ class TestIndex:
 
         monkeypatch.setattr(tar_index, "_build", counted)
         assert ShardSource(folder).clips == first.clips
-        assert ShardSource(folder)._places == first._places
+        assert [ShardSource(folder)._place(i) for i in range(10)] == [
+            first._place(i) for i in range(10)
+        ]
         assert not built
         tar = folder / "shard-000001.tar"
         tar_of(tar, {"new.wav": encoded(sound(0)), "new.json": about(text="new")})
@@ -198,7 +202,7 @@ class TestIndex:
         def read_only(*_args, **_options):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(tar_index.Path, "write_text", read_only)
+        monkeypatch.setattr(tar_index.Path, "write_bytes", read_only)
         assert len(ShardSource(folder).clips) == 10
         assert not list(folder.glob("*.index.json"))
         assert not list(folder.glob(".*"))
@@ -283,3 +287,79 @@ class TestDamage:
     def test_nothing_there(self, tmp_path):
         assert "no .tar in it" in refused(ShardSource, tmp_path)
         assert "cannot be read" in refused(ShardSource, tmp_path / "none.tar")
+
+
+class TestMidRun:
+    """What becomes of a training when the shards change under it."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        """Fifty shards of 4 clips."""
+        pairs = ((Clip(f"{i}", ("x",), (), None), sound(i)) for i in range(200))
+        write_shards(pairs, tmp_path / "shards", per_shard=4, rate_hz=RATE_HZ)
+        return tmp_path / "shards"
+
+    def loader(self, folder, **options) -> Loader:
+        return Loader(
+            ShardSource(folder), rate_hz=RATE_HZ, tokenize=lambda texts: [[1] for _ in texts],
+            cost=lambda s: 1, budget=4, seed=1, prefetch=0, **options,
+        )  # fmt: skip
+
+    def epoch(self, made: Loader, first: int, spoil=lambda: None) -> list[str]:
+        """The keys of one epoch, in whose middle something happens."""
+        batches, steps, keys = made.batches(first), made.steps_in(1), []
+        for step in range(steps):
+            if step == steps // 2:
+                spoil()
+            keys += next(batches).keys
+        batches.close()
+        return keys
+
+    def test_a_shard_that_goes_and_comes_back(self, folder, caplog, monkeypatch):
+        clock = [0.0]
+        monkeypatch.setattr(shards.time, "monotonic", lambda: clock[0])
+        whole, tar = self.epoch(self.loader(folder), 0), folder / "shard-000007.tar"
+        made = self.loader(folder)
+        kept = self.epoch(made, 0, lambda: tar.rename(folder / "away"))
+        lost = set(whole) - set(kept)
+        assert lost <= {"28", "29", "30", "31"}
+        assert set(made.bad) == lost != set()
+        assert [key for key in whole if key not in lost] == kept
+        told = [r.getMessage() for r in caplog.records if "4 clips count as bad" in r.getMessage()]
+        assert len(told) == 1
+        (folder / "away").rename(tar)
+        clock[0] += 61
+        assert sorted(self.epoch(made, made.steps_in(1)), key=int) == sorted(whole, key=int)
+
+    def test_a_shard_that_is_damaged_by_its_checksum(self, folder):
+        whole, made = self.epoch(self.loader(folder), 0), self.loader(folder)
+        tar = folder / "shard-000007.tar"
+
+        def spoil() -> None:
+            raw = bytearray(tar.read_bytes())
+            with tarfile.open(tar) as members:
+                told = [member for member in members if member.name.endswith(".flac")]
+            for member in told:
+                raw[member.offset_data + member.size // 2] ^= 1
+            tar.write_bytes(raw)
+
+        kept = self.epoch(made, 0, spoil)
+        assert [key for key in whole if key not in made.bad] == kept
+        assert set(made.bad) <= {"28", "29", "30", "31"}
+        assert set(made.bad.values()) == {"damaged: not the bytes that were written (checksum)"}
+
+    def test_too_many_that_go_stop_the_run_with_their_names(self, folder):
+        def spoil() -> None:
+            for number in range(20):
+                (folder / f"shard-{number:06d}.tar").unlink()
+
+        line = refused(self.epoch, self.loader(folder), 0, spoil)
+        assert "more than the allowed 0.05 of all" in line
+        assert "the tar cannot be read (No such file or directory)" in line
+
+    def test_a_clock_that_jumps_changes_nothing(self, folder, monkeypatch):
+        whole = self.epoch(self.loader(folder), 0)
+        jumps = iter(range(0, -(10**9), -(10**6)))
+        made = self.loader(folder)
+        monkeypatch.setattr(time, "time", lambda: next(jumps))
+        assert self.epoch(made, 0) == whole

@@ -53,15 +53,23 @@ def test_a_kill_in_the_middle_of_writing(model, tones, tmp_path):
     assert torch.equal(vectors[:2], first)
 
 
+def heard_by_one_thread(model, source, folder):
+    """In a fork: threads that torch had before are not there, and it would wait for them."""
+    torch.set_num_threads(1)
+    heard(model, source, folder)
+
+
 def test_two_processes_at_once(model, tmp_path, monkeypatch):
     monkeypatch.setattr(hearing, "AT_ONCE", 1)
     source = tiny.tones(tmp_path / "tones")
     context = multiprocessing.get_context("fork")  # a fresh process would load torch for seconds
-    running = [context.Process(target=heard, args=(model, source, tmp_path / "c")) for _ in "ab"]
+    given = (model, source, tmp_path / "c")
+    running = [context.Process(target=heard_by_one_thread, args=given) for _ in "ab"]
     for process in running:
         process.start()
     for process in running:
         process.join(60)
+        process.kill()
         assert process.exitcode == 0
     vectors, counts = heard(model, source, tmp_path / "c")
     assert counts == (12, 0)

@@ -86,6 +86,12 @@ def test_p_is_even_where_there_is_no_gap() -> None:
     assert np.mean(np.array(p) < 0.1) == pytest.approx(0.1, abs=0.06)
 
 
+def test_one_resample_is_enough_and_shows_in_p() -> None:
+    assert Bootstrap(0, resamples=1).mean([1.0, 2.0], [0, 1]).value == 1.5
+    gap = Bootstrap(0, resamples=9).difference([1.0, 2.0], [0.0, 0.0], [0, 1])
+    assert gap.p == pytest.approx(2 / 10)  # none of nine, and one more
+
+
 def test_wrong_input_is_named() -> None:
     with pytest.raises(ValueError, match="resamples"):
         Bootstrap(0, resamples=0)

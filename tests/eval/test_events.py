@@ -131,5 +131,5 @@ def test_nothing_to_find_is_an_error():
 
 
 def test_a_span_as_json():
-    assert Span(1.0, 2.0, "dog").to_json() == {"onset": 1.0, "offset": 2.0, "label": "dog"}
+    assert Span(1.0, 2.0, "dog").to_json() == {"label": "dog", "onset_s": 1.0, "offset_s": 2.0}
     assert Span(1.0, 2.0, "dog", 0.25).to_json()["score"] == 0.25

@@ -117,6 +117,13 @@ def test_few_clips_are_not_judged_by_what_few_must_show(rng) -> None:
     assert found.alarms() == {}
 
 
+def test_how_many_dimensions_there_can_be(rng) -> None:
+    found = of_pairs(rng.standard_normal((5, 3)), rng.standard_normal((5, 3)))
+    assert found.most_dims() == (3, 3)
+    found = of_pairs(rng.standard_normal((5, 8)), rng.standard_normal((5, 8)))
+    assert found.most_dims() == (4, 4)
+
+
 def test_one_clip_has_no_other_pairs(rng) -> None:
     found = measure_space(
         rng.standard_normal((1, D)), rng.standard_normal((3, D)), np.zeros(3, int)

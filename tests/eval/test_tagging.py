@@ -77,6 +77,12 @@ def test_classes_without_a_figure_are_left_out() -> None:
     assert np.isnan(nothing["mAP"])
 
 
+def test_the_least_table_and_less() -> None:
+    assert tagging([[0.3]], [[True]]).map_micro == 1.0
+    with pytest.raises(ValueError, match="need"):
+        tagging(np.zeros((0, 3)), np.zeros((0, 3), bool))
+
+
 def test_d_prime() -> None:
     assert d_prime(0.5) == 0
     assert d_prime(1.0) == np.inf

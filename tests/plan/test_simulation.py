@@ -9,7 +9,7 @@ import pytest
 
 from echoic.data.clips import Clip
 from echoic.data.loader import Loader
-from echoic.data.pack import plan_epoch
+from echoic.data.pack import plan_epoch, plan_window
 from echoic.plan import simulation
 from echoic.plan.simulation import flat, simulate
 from echoic.types import ConfigError
@@ -31,12 +31,12 @@ def test_1024_ranks_get_every_clip_once():
 
 def test_a_clip_dealt_twice_or_not_at_all_is_found(monkeypatch):
     def wrong(*given, **options):
-        plan = plan_epoch(*given, **options)
+        plan = plan_window(*given, **options)
         plan[3][0] = plan[5][0]
         plan[7] = plan[7][2:]
         return plan
 
-    monkeypatch.setattr(simulation, "plan_epoch", wrong)
+    monkeypatch.setattr(simulation, "plan_window", wrong)
     found = simulate(lengths(2000), budget=960, ranks=4)
     assert (found.again, found.left_out) == (1, 3)
     assert not found.exactly_once
@@ -53,7 +53,9 @@ def test_more_batches_of_each_rank_in_a_step_even_out():
 
 
 def test_the_busiest_rank_is_that_of_each_step(monkeypatch):
-    monkeypatch.setattr(simulation, "plan_epoch", lambda *_, **__: [[0, 1], [2, 3], [4, 5], [6, 7]])
+    monkeypatch.setattr(
+        simulation, "plan_window", lambda *_, **__: [[0, 1], [2, 3], [4, 5], [6, 7]]
+    )
     found = simulate(np.arange(1, 9), budget=20, ranks=2)  # 3 and 7, then 11 and 15
     assert (found.steps, found.worst) == (2, 7 / 5)
     assert found.busiest_over_mean == pytest.approx((7 / 5 + 15 / 13) / 2)

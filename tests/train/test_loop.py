@@ -16,8 +16,9 @@ from torch import nn
 
 from echoic.train import checkpoint
 from echoic.train.checkpoint import Checkpoints, read
-from echoic.train.loop import NonFiniteError, RunSpec
+from echoic.train.loop import RunSpec
 from echoic.train.optim import OptimSpec
+from echoic.train.stepping import NonFiniteError
 from echoic.types import CheckpointError, ConfigError
 from tests.train.toy import OPTIM, RUN, WIDTH, ToyLoader, ToyTask, run_toy
 

@@ -60,11 +60,9 @@ def rows(folder: Path) -> list[dict[str, object]]:
     return [{key: value for key, value in row.items() if key != "time"} for row in parsed]
 
 
-def assert_same_end(folder: Path, undisturbed: Path) -> None:
+def assert_same_end(folder: Path, undisturbed: Path, step: int = OPTIM.steps) -> None:
     """Weights, buffers, moments, average, generators, the log and the rest, bitwise."""
-    ours, theirs = (
-        read(f / "checkpoints" / f"step-{OPTIM.steps:08d}") for f in (folder, undisturbed)
-    )
+    ours, theirs = (read(f / "checkpoints" / f"step-{step:08d}") for f in (folder, undisturbed))
     for section in ("task", "optimizer", "average", "rng"):
         mine, other = ours.tensors(section), theirs.tensors(section)
         assert mine.keys() == other.keys()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from echoic.config import parse_json
 from echoic.data.clips import AUDIO_SUFFIXES
-from echoic.data.tables import bytes_of, decode
+from echoic.data.tables import bytes_of, csv_rows, decode
 from echoic.types import DataError
 
 log = logging.getLogger("echoic.data")
@@ -49,7 +49,7 @@ class Csv:
         text = io.StringIO(decode(path, bytes_of(path)), newline="")
         reader = csv.reader(text, skipinitialspace=True)
         names = self.columns
-        for row in reader:
+        for row in csv_rows(path, reader):
             if not any(row) or row[0].startswith("#"):
                 continue
             if not names:
@@ -90,7 +90,7 @@ class Json:
     def cells(self, folder: Path) -> Iterator[Cells]:
         path = folder / self.file
         try:
-            tree = json.loads(decode(path, bytes_of(path)))
+            tree = parse_json(decode(path, bytes_of(path)))
         except ValueError as error:
             raise DataError(f"{path}: not readable as JSON ({error})") from None
         if not isinstance(tree, dict) or not all(isinstance(row, dict) for row in tree.values()):
@@ -169,7 +169,10 @@ class AudioFiles:
     def _names(self, parent: str) -> dict[str, str]:
         if parent not in self._listed:
             where = self.folder / parent
-            names = sorted(file.name for file in where.iterdir()) if where.is_dir() else []
+            try:
+                names = sorted(file.name for file in where.iterdir()) if where.is_dir() else []
+            except OSError:  # of a name that no folder can have, as it is too long
+                names = []
             audio = [name for name in names if PurePosixPath(name).suffix.lower() in AUDIO_SUFFIXES]
             prefix = f"{parent}/" if parent else ""
             stems = {_stem(name): f"{prefix}{name}" for name in reversed(audio)}

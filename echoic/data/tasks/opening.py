@@ -122,4 +122,5 @@ def _check(task: Task, folder: Path) -> None:
     if bare:
         raise DataError(f"{folder}: {len(bare)} clips have no label (first: {bare[0]})")
     if len(task.labels.names) < 2:
-        raise DataError(f"{folder}: {spec.title} has only the label {task.labels.names[0]!r} here")
+        has = f"only the label {task.labels.names[0]!r}" if task.labels.names else "no label"
+        raise DataError(f"{folder}: {spec.title} has {has} here")

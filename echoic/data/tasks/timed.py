@@ -17,7 +17,7 @@ import numpy as np
 from echoic.data.captions import words
 from echoic.data.clips import Clip
 from echoic.data.sources import FileSource
-from echoic.data.tables import bytes_of, decode
+from echoic.data.tables import bytes_of, csv_rows, decode
 from echoic.data.tasks.layouts import (
     AudioFiles,
     Cells,
@@ -47,7 +47,7 @@ class Tabs:
         text = io.StringIO(decode(path, bytes_of(path)), newline="")
         reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
         names = self.columns
-        for row in reader:
+        for row in csv_rows(path, reader):
             if not any(cell.strip() for cell in row):
                 continue
             if not names:
