@@ -55,6 +55,8 @@ TESTS = {  # where it is not the mirrored file, or not that alone
     "eval.caption_words": ("eval/test_caption_words.py", "eval/test_captioning.py"),
     "objectives.assignment": ("objectives/test_prototypes.py",),
     "objectives.contrastive": ("objectives/test_contrastive.py", "objectives/test_chunked.py"),
+    "objectives.sigmoid": ("objectives/test_sigmoid.py", "objectives/test_chunked.py"),
+    "objectives.chunked": ("objectives/test_chunked.py", "objectives/test_ring.py"),
 }
 SLOWER, LEAST_S = 10, 20.0  # a fault whose tests take so many times longer hangs
 

@@ -64,6 +64,14 @@ class Watch:
     work: Callable[[], float]
     samples: list[Sample] = field(default_factory=list)
 
+    def begin(self, patience_s: float = 120.0) -> None:
+        """Wait until it works. Raises RuntimeError where it does not."""
+        until = time.monotonic() + patience_s
+        while not self.work():
+            if self.process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"{self.process.args!r} does not work")
+            time.sleep(0.1)
+
     def look(self, at_s: float) -> None:
         """Nothing of a process that has ended."""
         pids = family(self.process.pid)
@@ -162,7 +170,7 @@ def training(home: Path, shards: Path) -> Watch:
     run = home / "run"
     process = echoic(
         "train", "slap:nano", "--data", shards, "--out", run, "--cpu-threads", 1, "--threads", 1,
-        "optim.steps=1000000", "run.save_every=50", "run.eval_every=200", "run.log_every=5",
+        "optim.steps=1000000", "run.save_every=50", "run.eval_every=200", "run.log_every=2",
         scratch=home / "tmp-train", log=home / "train.log",
     )  # fmt: skip
     return Watch(process, lambda: steps_of(run / "log.jsonl"))
@@ -222,6 +230,8 @@ def measure(minutes: float, clips: int) -> dict[str, float]:
         sounds, model = prepared(home, shards)
         trained = training(home, shards)
         served, clients = web(home, sounds, model, stop)
+        for watch in (trained, served):
+            watch.begin()
         begun = time.monotonic()
         while (at_s := time.monotonic() - begun) < 60 * minutes:
             for watch in (trained, served):
@@ -278,7 +288,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args(argv)
-    minutes, clips = (0.3, 120) if arguments.quick else (arguments.minutes, 1000)
+    minutes, clips = (0.5, 120) if arguments.quick else (arguments.minutes, 1000)
     figures = measure(minutes, clips)
     show("Half an hour later", ["figure", ""], [[k, float(v)] for k, v in figures.items()])
     finish(figures)

@@ -14,7 +14,10 @@ def rng() -> np.random.Generator:
     return np.random.default_rng([5, 7])
 
 
-@pytest.fixture(params=[Shuffled(5000), ByShard(SHARDS, 4), Draws(np.ones(900), 500)], ids=repr)
+@pytest.fixture(
+    params=[Shuffled(5000), ByShard(SHARDS, 4), Draws(np.ones(900), 500)],
+    ids=["shuffled", "by_shard", "draws"],
+)
 def order(request) -> Order:
     return request.param
 

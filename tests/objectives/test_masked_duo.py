@@ -464,6 +464,12 @@ def test_a_teachers_features_are_averaged_to_columns():
     assert made.tolist() == [[1, 2], [5, 6], [9, 10], [12, 13]]
 
 
+def test_the_mask_token_begins_small():
+    """As the class tokens and the published weights do: drawn with 0.02."""
+    predictor = Predictor(PredictorSpec(), width=32, rows=3, columns=8)
+    assert float(predictor.mask_token.detach().std()) == pytest.approx(0.02, rel=0.2)
+
+
 def test_the_published_sizes():
     """M2D: 401 tensors with two tables of positions and norm_stats, 111.3 M trained, 196.6 M in
     all; M2D-AS: 403."""
