@@ -30,6 +30,7 @@ from echoic.data.loader import Loader
 from echoic.data.shards import ShardSource, write_shards
 
 RATE_HZ = 16_000
+CLIP_S = 5.0  # of the clips in shards
 FORMATS = {"wav": "PCM_16", "flac": "PCM_16", "ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}
 
 
@@ -76,9 +77,17 @@ def measure_load(folder: Path, runs: int) -> dict[str, list[float]]:
 
 def measure_loader(folder: Path, rate_hz: int, clips: int, runs: int) -> list[float]:
     """Seconds of an epoch by the loader and by the bare way, of shards at `rate_hz`."""
+    source, loader = noise_shards(folder, rate_hz, clips)
+    raws = [source._bytes(i)[1] for i in range(clips)]
+    return compare(partial(epoch, loader), lambda: [bare(io.BytesIO(raw)) for raw in raws], runs)
+
+
+def noise_shards(folder: Path, rate_hz: int, clips: int) -> tuple[ShardSource, Loader]:
+    """Shards of clips of CLIP_S, and the loader of them."""
     rng = np.random.default_rng(1)
     pairs = (
-        (Clip(f"{i}", ("noise",), (), 5.0), sound(5, rate_hz, 1, rng)[:, 0]) for i in range(clips)
+        (Clip(f"{i}", ("noise",), (), CLIP_S), sound(CLIP_S, rate_hz, 1, rng)[:, 0])
+        for i in range(clips)
     )
     write_shards(pairs, folder, rate_hz=rate_hz)
     source = ShardSource(folder)
@@ -86,16 +95,15 @@ def measure_loader(folder: Path, rate_hz: int, clips: int, runs: int) -> list[fl
         source, rate_hz=RATE_HZ, tokenize=lambda texts: [[1, 2] for _ in texts],
         cost=lambda seconds: round(25 * seconds), budget=2000, seed=0, prefetch=0,
     )  # fmt: skip
-    raws = [source._bytes(i)[1] for i in range(clips)]
-    steps = loader.steps_in(1)
+    return source, loader
 
-    def epoch() -> None:
-        batches = loader.batches()
-        for _ in range(steps):
-            next(batches)
-        batches.close()  # type: ignore[attr-defined]
 
-    return compare(epoch, lambda: [bare(io.BytesIO(raw)) for raw in raws], runs)
+def epoch(loader: Loader) -> None:
+    """All batches of the first one."""
+    batches = loader.batches()
+    for _ in range(loader.steps_in(1)):
+        next(batches)
+    batches.close()  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -111,7 +119,7 @@ def main() -> None:
         for rate_hz in (RATE_HZ, 44_100):
             name = f"loader_{rate_hz}"
             times[name] = measure_loader(Path(scratch) / name, rate_hz, clips, max(3, runs // 3))
-            heard_s[name] = 5.0 * clips
+            heard_s[name] = CLIP_S * clips
     rows = [
         (
             name,

@@ -146,7 +146,8 @@ def undisturbed(work: Work, begun: Path, place: Path, draw: random.Random) -> Un
     fresh(work, begun, place)
     ended = lived(work, place, Plan(), draw)
     sizes = [path.stat().st_size for path in sorted(place.rglob("*")) if path.is_file()]
-    return Undisturbed(place, ended.seconds, int(ended.told), [size for size in sizes if size])
+    steps = int(ended.told) or work.steps
+    return Undisturbed(place, ended.seconds, steps, [size for size in sizes if size])
 
 
 def drawn(turn: int, whole: Undisturbed, draw: random.Random) -> Plan:

@@ -26,6 +26,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from unittest.mock import patch
@@ -35,7 +36,15 @@ import torch
 from torch import nn
 from torch.profiler import record_function
 
-from benchmarks.audio_in import RATE_HZ, bare, measure_loader, sound
+from benchmarks.audio_in import (
+    CLIP_S,
+    RATE_HZ,
+    bare,
+    epoch,
+    measure_loader,
+    noise_shards,
+    sound,
+)
 from benchmarks.clip_lengths import quantiles
 from benchmarks.output import finish, show
 from echoic.audio.io import load_audio
@@ -56,7 +65,6 @@ from echoic.train.process import keep_memory
 from echoic.train.saving import Saver
 
 RATES_HZ = (RATE_HZ, 44_100)
-CLIP_S = 5.0  # of the clips that benchmarks.audio_in writes
 WORDS = ("rain", "dog", "bell", "wind", "engine", "siren", "door", "clock", "waves", "bird")
 
 
@@ -222,34 +230,16 @@ def profile(folder: Path, *, clips: int, steps: int) -> None:
 
 def of_clip(folder: Path, rate_hz: int, clips: int) -> dict[str, float]:
     """CPU seconds of each part of a clip's way, the least of some runs in turns."""
-    rng = np.random.default_rng(1)
-    clip_pairs = (
-        (Clip(f"{i}", ("noise",), (), CLIP_S), sound(CLIP_S, rate_hz, 1, rng)[:, 0])
-        for i in range(clips)
-    )
-    write_shards(clip_pairs, folder, rate_hz=rate_hz)
-    source = ShardSource(folder)
-    loader = Loader(
-        source, rate_hz=RATE_HZ, tokenize=lambda texts: [[1, 2] for _ in texts],
-        cost=lambda seconds: round(25 * seconds), budget=2000, seed=0, prefetch=0,
-    )  # fmt: skip
+    source, loader = noise_shards(folder, rate_hz, clips)
     raws = [source._bytes(i)[1] for i in range(clips)]
     some = [loader._draw(0, i) for i in range(16)]
-    steps = loader.steps_in(1)
-
-    def epoch() -> None:
-        batches = loader.batches()
-        for _ in range(steps):
-            next(batches)
-        batches.close()  # type: ignore[attr-defined]
-
     sums: dict[str, tuple[Callable[[], object], int]] = {
         "bare": (lambda: [bare(io.BytesIO(raw)) for raw in raws], clips),
         "read": (lambda: [source._bytes(i) for i in range(clips)], clips),
         "heard": (lambda: [load_audio(raw, rate_hz=RATE_HZ) for raw in raws], clips),
         "drawn": (lambda: [loader._draw(0, i) for i in range(clips)], clips),
         "packed": (lambda: [loader._batch(0, some) for _ in range(10)], 160),
-        "whole": (epoch, clips),
+        "whole": (partial(epoch, loader), clips),
     }
     laps: dict[str, list[float]] = {name: [] for name in sums}
     for _ in range(8):

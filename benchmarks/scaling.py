@@ -157,13 +157,18 @@ def _free_port() -> int:
 def clips_per_s(size: str, steps: str) -> float:
     """Of this process, one of the world that its environment describes; the median step."""
     with joined(timeout_s=_LIMIT_S / 2) as world:
-        step, batch = _training(contrastive_only(find_recipe(size)), 10.0, 8, world)
-        laps = []
-        for _ in range(int(steps) + 2):
-            began_s = time.perf_counter()
-            step()
-            laps.append(time.perf_counter() - began_s)
-        return len(batch.keys) / median(laps[2:])
+        return _rate(contrastive_only(find_recipe(size)), int(steps), world)
+
+
+def _rate(recipe: Recipe, steps: int, world: World) -> float:
+    """What trains is gone when it returns, as `joined` asks."""
+    step, batch = _training(recipe, 10.0, 8, world)
+    laps = []
+    for _ in range(steps + 2):
+        began_s = time.perf_counter()
+        step()
+        laps.append(time.perf_counter() - began_s)
+    return len(batch.keys) / median(laps[2:])
 
 
 def _training(

@@ -30,6 +30,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -219,17 +220,25 @@ def ended(process: subprocess.Popen[str], scratch: Path) -> int:
     return len(living) + sum(1 for file in scratch.rglob("*") if file.is_file())
 
 
+def put_down(process: subprocess.Popen[str]) -> None:
+    """One that has ended stays as it is."""
+    process.kill()
+    process.wait()
+
+
 # -- all of it -----------------------------------------------------------------------------------
 
 
 def measure(minutes: float, clips: int) -> dict[str, float]:
     """Both at once, for so long."""
-    with tempfile.TemporaryDirectory(prefix="echoic-soak-") as made:
+    with tempfile.TemporaryDirectory(prefix="echoic-soak-") as made, ExitStack() as leaving:
         home, stop = Path(made), threading.Event()
         shards = corpus(home / "corpus", clips)
         sounds, model = prepared(home, shards)
         trained = training(home, shards)
+        leaving.callback(put_down, trained.process)
         served, clients = web(home, sounds, model, stop)
+        leaving.callback(put_down, served.process)
         for watch in (trained, served):
             watch.begin()
         begun = time.monotonic()

@@ -99,8 +99,8 @@ def _esc50(real: RealSet, shared: Path, folder: Path) -> int:
 
 def _commands(real: RealSet, shared: Path, folder: Path, held_out: int) -> int:
     """WORD/SPEAKER_nohash_N.flac, and the lists of who chooses and who judges."""
-    chooses = held_out % FOLDS + 1
-    held = {part: _speakers(real, shared, n) for part, n in _held(held_out, chooses)}
+    numbers = {"test": held_out, "valid": held_out % FOLDS + 1}
+    held = {part: _speakers(real, shared, number) for part, number in numbers.items()}
     files: dict[str, Path] = {}
     of_part: dict[str, list[str]] = {part: [] for part in _LISTS}
     for each in (real, WORDS):
@@ -117,10 +117,6 @@ def _commands(real: RealSet, shared: Path, folder: Path, held_out: int) -> int:
     for part, names in of_part.items():
         (folder / _LISTS[part]).write_text("".join(f"{name}\n" for name in names), "utf-8")
     return count
-
-
-def _held(judges: int, chooses: int) -> Iterable[tuple[str, int]]:
-    return (("test", judges), ("valid", chooses))
 
 
 def _speakers(real: RealSet, shared: Path, number: int) -> set[str]:

@@ -122,10 +122,12 @@ class Client:
 
 
 def address_of(process: subprocess.Popen[str], log: Path, patience_s: float = 120.0) -> str:
-    """Where a server says that it is. Raises RuntimeError with what it said instead."""
+    """Where a server says that it is. Raises RuntimeError with what it said, and ends it."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until and process.poll() is None:
         if found := re.search(r"http://[\d.]+:\d+", log.read_text()):
             return found[0]
         time.sleep(0.1)
+    process.kill()
+    process.wait()
     raise RuntimeError(f"no server: {log.read_text()}")

@@ -11,7 +11,6 @@ N clips, M captions, C classes, I items, D embedding width, T samples.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +30,7 @@ from echoic.eval.bootstrap import Bootstrap, Interval
 from echoic.eval.captioning import score_captions
 from echoic.eval.evaluation import Captioned, Evaluation, Search, ZeroShot
 from echoic.eval.order import ALL, order_accuracy
+from echoic.eval.outcomes import told_apart
 from echoic.eval.ranks import Floats, unit_rows
 from echoic.eval.retrieval import Map10, Retrieval, retrieve
 from echoic.eval.space import measure_space
@@ -171,7 +171,7 @@ def evaluate_synth(
     else:
         scenes, heard = SceneSource(drawn), Heard(list(range(len(drawn))), drawn_vectors, {})
     clips = [scenes.clips[i] for i in heard.kept]
-    names = _told_apart([", ".join(clip.tags[:2]) for clip in clips])
+    names = told_apart([", ".join(clip.tags[:2]) for clip in clips])
     search = captioned = zero_shot = None
     if "retrieval" in measures:
         search = _search(embed_text, clips, heard.vectors, names)
@@ -352,16 +352,6 @@ def _synth_pairs(
         return by_kind, None
     over = order_accuracy(audio[first:], right[first:], wrong[first:], kinds[first:], bootstrap)
     return by_kind, over[ALL]
-
-
-def _told_apart(names: Iterable[str]) -> list[str]:
-    """The second of a name is "name (2)": by their names clips are known when models are
-    compared."""
-    seen, found = Counter[str](), list[str]()
-    for name in names:
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return found
 
 
 def _about(name: str, clips: Sequence[Clip], bad: dict[str, str]) -> dict[str, Any]:

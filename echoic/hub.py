@@ -204,12 +204,13 @@ def push_to_hub(
 
     require_name(name)
     hub = HfApi()
-    with tempfile.TemporaryDirectory() as scratch, _told(name, _REFUSED):
-        address = hub.create_repo(name, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
         save_pretrained(content, Path(scratch), name=name)
-        if hub.file_exists(name, "README.md"):
-            Path(scratch, "README.md").unlink()
-        hub.upload_folder(repo_id=name, folder_path=scratch, commit_message=message)
+        with _told(name, _REFUSED):
+            address = hub.create_repo(name, private=private, exist_ok=True)
+            if hub.file_exists(name, "README.md"):
+                Path(scratch, "README.md").unlink()
+            hub.upload_folder(repo_id=name, folder_path=scratch, commit_message=message)
     return str(address)
 
 

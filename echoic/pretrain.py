@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 
 from echoic.api import save_tested
 from echoic.convert.native import FILE_NAME, ModelFile
-from echoic.data.clips import Source
+from echoic.data.clips import Source, durations_of
 from echoic.data.loader import Loader, Tokenize
 from echoic.model import LanguageAudioModel, ModelSpec, build
 from echoic.objective import heard_s, make_task
@@ -193,12 +194,11 @@ def _told(model: LanguageAudioModel, spec: ModelSpec, world: World) -> str:
 
 
 def _card(recipe: Recipe, source: Source, result: TrainResult) -> dict[str, Any]:
-    known_s = [clip.duration_s or 0.0 for clip in source.clips]
     return {
         "recipe": recipe.name,
         "paper": recipe.paper,
         "clips": len(source.clips),
-        "hours": round(sum(known_s) / 3600, 3),
+        "hours": round(float(np.nansum(durations_of(source.clips))) / 3600, 3),
         "steps": result.step,
         "losses": result.losses,
         "metrics": result.metrics,

@@ -19,7 +19,7 @@ from torch import Tensor
 from echoic.api import EchoicModel
 from echoic.data.clips import Source
 from echoic.data.tasks.task import Indices, Task, TaskSpec
-from echoic.embeddings import Part, VectorCache, cut, hear_parts
+from echoic.embeddings import Part, VectorCache, hear_parts
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.linear import LinearSettings, fit_linear
 from echoic.eval.prompts import PAPERS, Prompts, find_prompts, paper_prompts
@@ -155,17 +155,10 @@ def task_prompts(spec: TaskSpec, asked: str) -> Prompts:
         raise ConfigError(f"{error}; or a paper: {', '.join(PAPERS)}") from None
 
 
-def fitted(
-    wave: np.ndarray, length: int, generator: np.random.Generator | None = None
-) -> np.ndarray:
-    """(length,) of a wave (T,): a random part with a generator, else the first; zeros at the end of
-    a shorter one."""
-    return cut(wave, _part(len(wave), length, generator))
-
-
-def _part(samples: int, length: int, generator: np.random.Generator | None = None) -> Part:
+def random_part(samples: int, length: int, generator: np.random.Generator) -> Part:
+    """So long a part of so many samples; of fewer the first, which `embeddings.cut` pads."""
     surplus = samples - length
-    return Part(int(generator.integers(surplus + 1)) if generator and surplus > 0 else 0, length)
+    return Part(int(generator.integers(surplus + 1)) if surplus > 0 else 0, length)
 
 
 @dataclass(frozen=True)
@@ -208,7 +201,7 @@ def _hear(
     bad: dict[str, str] = {}
 
     def parts(i: int, samples: int) -> list[Part]:
-        learnt = [_part(samples, length, generator)] if i in learns else []
+        learnt = [random_part(samples, length, generator)] if i in learns else []
         alike = learnt and samples <= length
         return learnt if alike or i not in judges else [*learnt, Part(0, length)]
 

@@ -8,24 +8,17 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import typer
 
 import echoic
+from tests.docs_pages import PAGES, ROOT, blocks, name_of
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 MODULES = sorted(path for path in (ROOT / "echoic").rglob("*.py") if path.stat().st_size)
 
 PATH = re.compile(r"`((?:echoic|tests|docs|benchmarks|\.ci)/[\w/.-]*)`")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-
-
-def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 def pages(*names: str) -> str:
@@ -98,12 +91,10 @@ def test_the_map_shows_every_module():
 
 def commands() -> Iterator[str]:
     """Every line `echoic ...` of the pages' code blocks, its comment left out."""
-    for page in PAGES:
-        for kind, code in FENCE.findall(page.read_text("utf-8")):
-            if kind in {"", "sh"}:
-                for line in code.replace("\\\n", "").splitlines():
-                    if line.startswith("echoic ") and "COMMAND" not in line:
-                        yield shlex.join(shlex.split(line, comments=True))
+    for block in (block for page in PAGES for block in blocks(page) if block.kind == "sh"):
+        for line in block.commands():
+            if line.startswith("echoic ") and "COMMAND" not in line:
+                yield line
 
 
 def parse(line: str) -> dict[str, object]:

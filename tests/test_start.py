@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from echoic.recipes.recipe import DataSpec, Recipe, StartSpec
 from echoic.start import Start, measured_front_end, start
 from echoic.train.loop import RunSpec
 from echoic.train.optim import OptimSpec
+from echoic.train.world import World
 from echoic.types import CheckpointError, ConfigError, DataError
 from tests import m2d, tiny
 from tests.test_pretrain import Stopping
@@ -241,10 +243,11 @@ def norms() -> set[str]:
 
 def test_batch_norms_share_their_statistics_over_gpus(monkeypatch):
     assert norms() == {"BatchNorm1d"}
-    monkeypatch.setattr(dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+    several = World(size=2, store=dist.HashStore())
+    monkeypatch.setattr("echoic.objective.current", lambda: several)
     assert norms() == {"BatchNorm1d"}  # torch has no SyncBatchNorm on CPU
-    monkeypatch.setattr(dist, "get_backend", lambda: "nccl")
+    on_gpus = replace(several, device=torch.device("cuda"))
+    monkeypatch.setattr("echoic.objective.current", lambda: on_gpus)
     assert norms() == {"SyncBatchNorm"}
 
 

@@ -12,11 +12,11 @@ import soundfile
 import torch
 
 from echoic.data.tasks import TASKS, open_task
-from echoic.embeddings import VectorCache
+from echoic.embeddings import Part, VectorCache, cut
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.linear import LinearSettings
 from echoic.eval.zeroshot import LAION_TEMPLATE
-from echoic.tasks import CROP_SEED, fitted, linear, task_prompts, zero_shot
+from echoic.tasks import CROP_SEED, linear, random_part, task_prompts, zero_shot
 from echoic.types import CheckpointError, DataError
 from tests import task_trees, tiny
 
@@ -280,13 +280,13 @@ def test_parts_that_are_not_the_papers_are_said(opened):
     assert any("Differs from the paper: parts by a hash of the speaker" in w for w in found.words)
 
 
-def test_fitted(rng):
+def test_parts(rng):
     wave = np.arange(10, dtype=np.float32)
-    np.testing.assert_array_equal(fitted(wave, 4), wave[:4])
-    np.testing.assert_array_equal(fitted(wave, 12), np.append(wave, [0, 0]))
-    starts = {int(fitted(wave, 8, rng)[0]) for _ in range(60)}
+    np.testing.assert_array_equal(cut(wave, Part(0, 4)), wave[:4])
+    np.testing.assert_array_equal(cut(wave, random_part(10, 12, rng)), np.append(wave, [0, 0]))
+    starts = {int(cut(wave, random_part(10, 8, rng))[0]) for _ in range(60)}
     assert starts == {0, 1, 2}
-    np.testing.assert_array_equal(fitted(wave, 10, rng), wave)
+    np.testing.assert_array_equal(cut(wave, random_part(10, 10, rng)), wave)
 
 
 def test_a_real_model_goes_through(opened):

@@ -22,7 +22,7 @@ from echoic.types import AudioError
 
 _READ_BYTES = 65_536  # at most; a pipe hands out what there is
 _HEADER_BYTES = 2**20  # of chunks before the samples
-_FORMAT = re.compile(r"(u8|s8|[sf]\d\d[lb]e):(\d+)(?::(\d+))?")
+_FORMAT = re.compile(r"(u8|s8|[sf]\d\d[lb]e):(\d{1,9})(?::(\d{1,9}))?")
 _KINDS = {
     "u8": "u1", "s8": "i1", "s16": "i2", "s24": "s24", "s32": "i4", "f32": "f4", "f64": "f8",
 }  # fmt: skip

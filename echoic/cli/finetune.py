@@ -228,7 +228,7 @@ def finetune(
     folder = out or Path("runs") / f"{preset}-{data.resolve().stem}"
     use_cpu(cpu_threads)
     listener, file = open_model(model)
-    say(_plan(file, spec, splits, folder))
+    say(_plan(file, spec, splits))
     done = run(listener, splits, folder, spec, resume=resume, threads=threads, console=messages())
     if not done.finished:
         raise typer.Exit(130)
@@ -320,7 +320,7 @@ def _splits(
     return Splits(training, choosing, judging)
 
 
-def _plan(file: Path, spec: FinetuneSpec, splits: Splits, folder: Path) -> str:
+def _plan(file: Path, spec: FinetuneSpec, splits: Splits) -> str:
     counts = ", ".join(f"{len(source.clips)} {name}" for name, source in splits.named().items())
     what = "frozen" if spec.freeze else "trained too"
     epochs = f"{spec.epochs} epoch{'s' if spec.epochs > 1 else ''}"

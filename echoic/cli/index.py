@@ -153,7 +153,8 @@ def index(
                 if isinstance(count, int) and count and name != "files":
                     table.add_row(name.replace("_", " "), str(count))
             show(table)
-            say(f"search it:  {typed('echoic', 'search', 'rain on a roof', '--index', folder)}")
+            place = out or folder
+            say(f"search it:  {typed('echoic', 'search', 'rain on a roof', '--index', place)}")
     if report.known_unreadable:
         say(f"{report.known_unreadable} files could not be heard before; try again with --retry")
     errors = [{"file": file, "error": error} for file, error in report.unreadable.items()]
@@ -178,13 +179,15 @@ def _bar() -> Iterator[tuple[Callable[[int, int, str], None], Callable[[int, int
     console = messages()
     live = console.is_terminal and "CI" not in os.environ
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    started = said = time.monotonic()
+    said = time.monotonic()
+    started: dict[str, float] = {}
 
     def lines(what: str, done: int, total: int) -> None:
         nonlocal said
+        began = started.setdefault(what, said)
         if (now := time.monotonic()) - said >= _LINE_S and done:
             said = now
-            left_s = (now - started) * (total - done) / done
+            left_s = (now - began) * (total - done) / done
             say(f"{what} {done / total:.0%}, {clock(left_s)} left")
 
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not live) as shown:
@@ -327,11 +330,10 @@ def search(
         return _search_now(listener(model), query or "", sounds, top, as_json)
     from echoic.index import Index
 
-    with Index.open(_index_place(index)) as held:
-        asks = query is not None or like is not None or without
-        if asks:
-            named = model or _maker(held)
-            held = Index.open(held.folder, model=listener(named))
+    place = _index_place(index)
+    asks = query is not None or like is not None or without
+    hearing = listener(model or _maker(Index.open(place))) if asks else None
+    with Index.open(place, model=hearing) as held:
         hits = held.search(
             query,
             like=None if like is None else _example(held, like, like_from, like_to),
@@ -340,7 +342,6 @@ def search(
             top=top,
             like_weight=like_weight,
         )
-        held.close()
     if m3u is not None:
         _write_m3u(m3u, hits)
     if table is not None:

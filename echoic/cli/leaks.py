@@ -86,11 +86,14 @@ def leaks(
 ) -> None:
     """Find the clips of TRAIN that stand in EVAL too. Options of tables are for TRAIN."""
     from echoic.data.contamination import read_ids
+    from echoic.data.files import made_folder
     from echoic.data.leaks import find_leaks, find_listed, write_leak_list
 
     for file in (out, out_eval):
         if file is not None and file.suffix.lower() != ".json":
             raise wrong(f"{file}: the list is JSON: name it .json")
+        if file is not None:
+            made_folder(file.parent)  # before hours of hearing, not after
     table = TableOptions(audio_dir, file_column, None, None, missing)
     source = table.open(train, need_captions=False)
     if evaluation.is_file() and evaluation.suffix.lower() in _LISTS:
@@ -112,7 +115,6 @@ def leaks(
         )
     for file, keys in ((out, report.train_keys), (out_eval, report.eval_keys)):
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
             write_leak_list(keys, file)
     _tell(report, train, evaluation, out, out_eval, as_json)
 

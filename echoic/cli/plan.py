@@ -84,8 +84,8 @@ def plan(
     ask = Ask(
         pairs=pairs, mean_s=mean_s, gpus=gpus, gpu=find_gpu(gpu), nodes=nodes, epochs=epochs,
         batch=batch, caption_tokens=caption_tokens, utilisation=utilisation, price=price,
-        cores=cores, hours_per_core_s=hours_per_core_s or HOURS_PER_CORE_S,
-        network_gbit_s=network_gbit_s,
+        cores=cores, network_gbit_s=network_gbit_s,
+        hours_per_core_s=HOURS_PER_CORE_S if hours_per_core_s is None else hours_per_core_s,
     )  # fmt: skip
     stages = changed(find_stages(recipe), overrides or ())
     plans = [plan_recipe(each.recipe, ask) for each in stages if each.recipe is not None]

@@ -22,6 +22,7 @@ from echoic.cli.common import (
     emit,
     open_model,
     say,
+    told_now_and_then,
     use_cpu,
 )
 
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from echoic.api import EchoicModel
-
-_TOLD_EVERY_CLIPS = 1024
 
 
 class Cosine:
@@ -85,7 +84,9 @@ def score(
     opened.require_text()
     table = TableOptions(audio_dir, file_column, caption_column, tag_column, missing)
     clips = table.open(source)
-    summary = write_scores(clips, Cosine(opened), out, batch=batch, progress=_told)
+    summary = write_scores(
+        clips, Cosine(opened), out, batch=batch, progress=told_now_and_then("clips")
+    )
     if as_json:
         emit({**vars(summary), "folder": str(summary.folder)})
         return
@@ -94,8 +95,3 @@ def score(
     if summary.bad:
         say(f"{len(summary.bad)} clips could not be heard; the filter leaves them out")
     say(f"to pack what fits: echoic data shards {source} OUT --scores {summary.folder}")
-
-
-def _told(done: int, total: int) -> None:
-    if done % _TOLD_EVERY_CLIPS == 0 and done < total:
-        say(f"{done} of {total} clips")

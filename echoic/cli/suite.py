@@ -90,7 +90,10 @@ class Asked:
             return [self._of_task(self.task)]
         assert self.suite is not None
         found = [self._changed(item) for item in find_items(self.suite)]
-        return [item for item in found if self.captions or item.what != Measure.captioning]
+        left = [item for item in found if self.captions or item.what != Measure.captioning]
+        if not left:
+            raise wrong(f"eval: --no-captions leaves nothing of --suite {self.suite}")
+        return left
 
     def how(self, model: EchoicModel, cache: VectorCache | None) -> How:
         from echoic.eval.protocols import find_protocol

@@ -172,8 +172,6 @@ def tag(
     for sentence in template or ():
         prompt(sentence, names[0])  # a wrong one is told before hours of listening
     rule = SpanRule(THRESHOLD if threshold is None else threshold, low, gap_s, min_s)
-    if median_s:
-        Medians.over(median_s, step_s)
     form = _pcm_format(pcm)
     files = [LIVE] if live else [str(file) for each in sounds for file in recordings(each)]
     subtitles = SubtitleFiles.plan(files, srt, vtt)
@@ -183,6 +181,8 @@ def tag(
     )
     steps = Steps(step_s, window_s, context_s)
     steps.context_of(listener.network.audio)
+    if median_s:
+        Medians.over(median_s, step_s)
     scale: Scale = "cosine" if by is By.cosine else "probability"
     asked = _Asked(tuple(names), rule, scale, median_s, steps)
     classes = listener.embed_labels(names, template or LAION_TEMPLATE)

@@ -357,9 +357,14 @@ def _plan(
 
 
 def _hours(clips: Sequence[Clip]) -> str:
-    known = sum(clip.duration_s or 0.0 for clip in clips)
-    unknown = sum(clip.duration_s is None for clip in clips)
-    return f"{known / 3600:.2f} hours" + (f" and {unknown} of unknown length" if unknown else "")
+    import numpy as np
+
+    from echoic.data.clips import durations_of
+
+    seconds = durations_of(clips)
+    unknown = np.isnan(seconds).sum()
+    known = f"{np.nansum(seconds) / 3600:.2f} hours"
+    return known + (f" and {unknown} of unknown length" if unknown else "")
 
 
 def _document(done: Trained) -> dict[str, object]:

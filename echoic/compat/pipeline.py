@@ -79,8 +79,12 @@ def _labels(given: Sequence[str] | str | None) -> list[str]:
 
 
 def _prompts(labels: Sequence[str], template: str) -> list[str]:
-    prompts = [template.format(label) for label in labels]
-    if len(labels) > 1 and len(set(prompts)) == 1:
+    try:
+        prompts = [template.format(label) for label in labels]
+    except (LookupError, ValueError):
+        told = f"hypothesis_template {template!r}: the label stands where {{}} is, once"
+        raise DataError(told) from None
+    if len(set(labels)) > 1 and len(set(prompts)) == 1:
         raise DataError(f"hypothesis_template {template!r}: has no {{}} where the label stands")
     return prompts
 

@@ -61,8 +61,7 @@ class ClapScore:
         """Over all pairs since `reset`; a float32 number. Raises DataError where there was none."""
         if not self.count:
             raise DataError("ClapScore: compute before any update")
-        mean = self.total / self.count
-        return (mean.clamp(min=0) if self.clip == "mean" else mean).float()
+        return _mean(self.total, self.count, self.clip)
 
     def forward(self, audio: Sequence[Any], text: str | Sequence[str]) -> Tensor:
         """`update`, and the score of these pairs alone."""
@@ -91,6 +90,11 @@ class ClapScore:
         self.total, self.count = self.total + scores.double().sum(), self.count + len(scores)
 
 
+def _mean(total: Tensor, count: Tensor, clip: Clip) -> Tensor:
+    mean = total / count
+    return (mean.clamp(min=0) if clip == "mean" else mean).float()
+
+
 def as_metric(score: ClapScore) -> Any:
     """The same as a `torchmetrics.Metric`, for MetricCollection and for synchronisation across
     processes. Raises ConfigError where torchmetrics is not installed."""
@@ -114,7 +118,6 @@ def as_metric(score: ClapScore) -> Any:
             self.count += len(scores)
 
         def compute(self) -> Tensor:
-            mean = self.total / self.count
-            return (mean.clamp(min=0) if score.clip == "mean" else mean).float()
+            return _mean(self.total, self.count, score.clip)
 
     return ClapScoreMetric()

@@ -134,9 +134,23 @@ def check(model: Embedder) -> Check:
     """Compute the self-test anew and hold it against the stored one, a second call, and single
     items.
     """
-    now = self_test(model)
     stored = SelfTest.from_card(model.card)
-    findings = [_finite(now), _difference("repeated", now, self_test(model), tolerance=0.0)]
+    finite = _finite(model.network.state_dict())
+    findings = [finite, *(_compared(model, stored) if finite.ok else ())]
+    return Check(
+        tensors=len(model.network.state_dict()),
+        parameters=sum(p.numel() for p in model.network.parameters()),
+        front_end=model.network.spec.front_end.model_dump(mode="json"),
+        space_id=model.space_id,
+        stored=stored is not None,
+        findings=tuple(findings),
+    )
+
+
+def _compared(model: Embedder, stored: SelfTest | None) -> list[Finding]:
+    """Its vectors: with those of a second call, of single items, of its file."""
+    now = self_test(model)
+    findings = [_difference("repeated", now, self_test(model), tolerance=0.0)]
     findings.append(_difference("alone against in a batch", now, _alone(model), BATCH_TOLERANCE))
     findings += [
         Finding(
@@ -152,15 +166,7 @@ def check(model: Embedder) -> Check:
             stored, left_out = _sounds_of(stored)
             findings += left_out
         findings += _against_stored(stored, now)
-    weights = model.network.state_dict()
-    return Check(
-        tensors=len(weights),
-        parameters=sum(p.numel() for p in model.network.parameters()),
-        front_end=model.network.spec.front_end.model_dump(mode="json"),
-        space_id=model.space_id,
-        stored=stored is not None,
-        findings=tuple(findings),
-    )
+    return findings
 
 
 def _texts(model: Embedder) -> dict[str, Any]:
@@ -192,9 +198,13 @@ def _alone(model: Embedder) -> SelfTest:
     return SelfTest(model.space_id, rows)
 
 
-def _finite(test: SelfTest) -> Finding:
-    fine = all(np.isfinite(vector).all() for vector in test.vectors.values())
-    return Finding("all values finite", None, 0.0, fine)
+def _finite(weights: Mapping[str, Tensor]) -> Finding:
+    """Vectors of others would be refused: `embed_audio` raises."""
+    spoilt = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if not spoilt:
+        return Finding("all weights finite", None, 0.0, True)
+    more = f" and {len(spoilt) - 1} more" if len(spoilt) > 1 else ""
+    return Finding(f"weights hold NaN or infinity: {spoilt[0]}{more}", None, 0.0, False)
 
 
 def _difference(name: str, a: SelfTest, b: SelfTest, tolerance: float) -> Finding:

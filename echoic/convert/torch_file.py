@@ -3,10 +3,10 @@ says.
 
 Such a file is a pickle, and a pickle may name any function. First its opcodes are looked through,
 without running any: names that no checkpoint needs are refused, also those that would only allocate
-(torch.Tensor, bytearray), and so are tuples of tuples of which few bytes make more than can ever be
-hashed. Then `torch.load(weights_only=True)` reads it, which knows tensors and plain containers
-only; the numpy numbers and the argparse options that trainers write beside the weights become empty
-stand-ins. The optimizer's tensors stay on disk.
+(bytearray, a call of torch.Tensor), and so are tuples of tuples of which few bytes make more than
+can ever be hashed. Then `torch.load(weights_only=True)` reads it, which knows tensors and plain
+containers only; the numpy numbers and the argparse options that trainers write beside the weights
+become empty stand-ins. The optimizer's tensors stay on disk.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ CONTAINERS = ("state_dict", "model")  # LAION and Lightning; PANNs and M2D
 WRAPPER = "module."  # DistributedDataParallel's
 _LONGEST_PICKLE = 32 * 2**20  # bytes that describe tensors, without their values
 _LARGEST_TUPLE = 10_000  # with all that is in it, counted as often as it is there
+_LAST_PROTOCOL = 3  # of those whose opcodes torch's reader knows
 _LEGACY_PICKLES = 5  # magic number, version, machine, content, names of the storages
 _NUMPY = ("numpy.core", "numpy._core")
 
@@ -104,7 +105,7 @@ def _check_archive(path: Path) -> None:
             if "constants.pkl" in inside:
                 raise CheckpointError(f"{path}: a TorchScript program; export its state dict")
             pickled = inside["data.pkl"]
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+            packed = any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in entries)
             twice = len(tops) > 1 or len(inside) < len(entries)  # which of them does torch read?
             if packed or twice or pickled.file_size > _LONGEST_PICKLE:
                 raise CheckpointError(f"{path}: packed as torch.save packs nothing; refused")
@@ -143,26 +144,28 @@ def _check_pickle(raw: io.BytesIO, path: Path) -> None:
     room = path.stat().st_size
     try:
         for code, argument, _ in pickletools.genops(raw):
-            if code.name == "MARK":
+            if code.name == "PROTO" and int(argument or 0) > _LAST_PROTOCOL:
+                raise CheckpointError(f"{path}: {_too_new(argument)}")
+            elif code.name == "MARK":
                 marks.append(len(stack))
             elif code.name in ("BINPUT", "LONG_BINPUT"):
                 memo[argument] = stack[-1]
             elif code.name in ("BINGET", "LONG_BINGET"):
                 stack.append(memo[argument])
+                _require_small(stack[-1].size, _LARGEST_TUPLE, path)
             else:
-                taken = _popped(code, stack, marks)
+                taken, size = _popped(code, stack, marks), 1
                 if code.name == "GLOBAL":
                     _require_known(str(argument), path)
                 elif "TUPLE" in code.name:
                     argument = tuple(each.told for each in taken)
-                    if sum(each.size for each in taken) > _LARGEST_TUPLE:
-                        raise CheckpointError(f"{path}: refused: tuples in tuples without end")
+                    size += sum(each.size for each in taken)
+                    _require_small(size, max(_LARGEST_TUPLE, raw.tell()), path)
                 elif code.name == "BINPERSID":
                     _, _, key, _, count, *_ = taken[0].told
                     argument = storages[key] = max(storages.get(key, 0), count)
-                elif code.name == "REDUCE":
-                    _require_within(*(each.told for each in taken))
-                size = 1 + sum(each.size for each in taken) if "TUPLE" in code.name else 1
+                elif code.name in ("REDUCE", "NEWOBJ"):
+                    _check_call(taken[0].told, taken[1].told, path)
                 stack += [_Built(size, argument)] * len(code.stack_after)
     except (IndexError, KeyError, TypeError) as error:
         raise ValueError(f"no pickle of torch.save: {first_line(error)}") from None
@@ -170,10 +173,25 @@ def _check_pickle(raw: io.BytesIO, path: Path) -> None:
         raise ValueError("it tells of more values than it has bytes")
 
 
-def _require_within(call: Any, arguments: Any) -> None:
-    """Raises ValueError where a tensor reaches beyond its storage, which some readers of torch's
-    make larger then."""
-    if str(call).startswith("torch._utils _rebuild_tensor"):
+def _too_new(protocol: Any) -> str:
+    newest = f"torch reads only those up to {_LAST_PROTOCOL} without running them"
+    return f"a pickle of protocol {protocol}, and {newest}: save it again as torch.save does"
+
+
+def _require_small(size: int, most: int, path: Path) -> None:
+    """most: what the bytes so far can hold; of a tuple that is there again, `_LARGEST_TUPLE`."""
+    if size > most:
+        raise CheckpointError(f"{path}: refused: tuples in tuples without end")
+
+
+def _check_call(call: Any, arguments: Any, path: Path) -> None:
+    """Raises CheckpointError where torch.Tensor is more than a name, and ValueError where a tensor
+    reaches beyond its storage, which some readers of torch's make larger then."""
+    while call == "torch._tensor _rebuild_from_type_v2":  # a tensor with attributes
+        call, _, arguments, _ = arguments
+    if call == "torch Tensor":
+        raise CheckpointError(f"{path}: {_asks_for('torch.Tensor')}")
+    if isinstance(call, str) and call.startswith("torch._utils _rebuild_tensor"):
         count, offset, shape, steps, *_ = arguments
         last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
         if all(shape) and last >= count:
@@ -198,7 +216,8 @@ def _require_known(named: str, path: Path) -> None:
     module, _, name = named.partition(" ")
     whole = f"{module}.{name}"
     storage = module in ("torch", "torch.storage") and name.endswith("Storage")
-    kind = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+    found = vars(torch).get(name)  # getattr would import what torch loads on demand
+    kind = module == "torch" and isinstance(found, torch.dtype | torch.qscheme)
     rebuilt = whole.startswith("torch._utils._rebuild_")  # of a storage that is there
     if not (storage or kind or rebuilt or whole in _NEEDED):
         raise CheckpointError(f"{path}: {_asks_for(whole.removeprefix('__builtin__.'))}")
@@ -303,6 +322,6 @@ _NEEDED = frozenset({
     "collections.OrderedDict", "collections.Counter", "_codecs.encode", "__builtin__.set",
     "builtins.set", "__builtin__.complex", "builtins.complex", "torch.Size", "torch.device",
     "torch.nn.parameter.Parameter", "torch.serialization._get_layout",
-    "torch._tensor._rebuild_from_type_v2",
+    "torch._tensor._rebuild_from_type_v2", "torch.Tensor",
     *(name for _, name in _STAND_INS),
 })  # fmt: skip

@@ -10,14 +10,16 @@ N clips, S tars.
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -125,7 +127,8 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._scratch = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        # several may be at it, and in containers every one of them is process 1
+        self._scratch = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
         self._held = {name: bytearray() for name in _TYPES}
         self._spilled, self._tars, self._clips, self._text_bytes = False, 0, 0, 0
         self._captioned, self._digest = True, sha256()
@@ -158,8 +161,11 @@ class Writer:
         if sum(map(len, self._held.values())) > _SPILL_BYTES:
             self._spill()
 
-    def close(self, stems: Sequence[str], stamp: str, notes: Sequence[str]) -> Columns:
-        """stamp: of the tars. notes: what was said of them. Raises DataError."""
+    def close(
+        self, stems: Sequence[str], stamp: Callable[[], str], notes: Sequence[str]
+    ) -> Columns:
+        """stamp: of the tars, asked for only where the columns are kept. notes: what was said of
+        them. Raises DataError."""
         if self._spilled:
             self._spill()
             columns = _mapped(self._scratch, "r+")
@@ -169,18 +175,32 @@ class Writer:
         digest = self._digest.hexdigest()
         if not self._spilled:
             return Columns(columns, stems, digest, self._captioned)
-        about = {"version": _VERSION, "stamp": stamp, "notes": list(notes), "digest": digest,
+        mark = stamp()
+        theirs = kept(self._folder, stems, mark)
+        if theirs is not None and theirs[0].digest == digest:
+            return theirs[0]  # another rank was quicker: so all share what lies on the disk
+        about = {"version": _VERSION, "stamp": mark, "notes": list(notes), "digest": digest,
                  "captioned": self._captioned, "lengths": _lengths(columns)}  # fmt: skip
         try:
             (self._scratch / "about.json").write_text(json.dumps(about), "utf-8")
-            if self._folder.exists():  # of tars that have changed, or another rank was quicker
-                old = self._scratch.with_suffix(".old")
-                self._folder.replace(old)
-                shutil.rmtree(old, ignore_errors=True)
-            self._scratch.replace(self._folder)
+            columns = _mapped(self._scratch, "r")  # before another rank may put its own there
+            self._publish()
         except OSError as error:
             raise _refused(self._folder, error) from None
-        return Columns(_mapped(self._folder, "r"), stems, digest, self._captioned)
+        return Columns(columns, stems, digest, self._captioned)
+
+    def _publish(self) -> None:
+        """In place of what lies there of tars that have changed."""
+        old = self._scratch.with_suffix(".old")
+        with suppress(FileNotFoundError):
+            self._folder.replace(old)
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            self._scratch.replace(self._folder)
+        except OSError as error:
+            # another rank's have come meanwhile: they stay there, and ours serve this one alone
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
     def drop(self) -> None:
         """Leave nothing half written."""

@@ -20,7 +20,7 @@ from echoic.data.clips import (
     AUDIO_SUFFIXES,
     Clip,
     ConcatSource,
-    RecaptionedSource,
+    RetoldSource,
     Source,
     SubsetSource,
 )
@@ -184,7 +184,7 @@ def rows_of(source: Source) -> Sequence[Mapping[str, Any]]:
     if isinstance(source, SubsetSource):
         rows = rows_of(source.source)
         return [rows[i] for i in source.indices]
-    if isinstance(source, RecaptionedSource):
+    if isinstance(source, RetoldSource):
         return rows_of(source.source)
     if isinstance(source, ConcatSource):
         return [row for part in source.sources for row in rows_of(part)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +74,8 @@ class ParquetSource(ParquetClips):
     """The clips of one parquet file, or of all in a folder, in the order of their names.
 
     A key is the path that stands beside the bytes, else file and row; with the file's name before
-    it where two agree. file_column: the column of audio, else the first that holds bytes.
+    it where two agree, and where they still do its row and its folder. file_column: the column of
+    audio, else the first that holds bytes.
     missing: what a row without caption is. Raises DataError naming file and row.
     """
 
@@ -108,13 +109,25 @@ class ParquetSource(ParquetClips):
         refuse(path, mute, total, "rows have no caption", fix="write one", missing=missing)
         if not clips:
             raise DataError(f"{path}: no row has a caption")
-        often = Counter(clip.key for clip in clips)
-        alone = [
-            replace(clip, key=f"{at.file.stem}/{clip.key}") if often[clip.key] > 1 else clip
-            for clip, at in zip(clips, places, strict=True)
-        ]
-        super().__init__(alone, places)
+        super().__init__(_told_apart(clips, places, place), places)
         note_long_captions(path, self.clips)
+
+
+def _told_apart(clips: Sequence[Clip], places: Sequence[_Place], top: Path) -> list[Clip]:
+    """With keys that are each of one clip alone."""
+    keys = [clip.key for clip in clips]
+    befores: tuple[Callable[[_Place], str], ...] = (
+        lambda at: at.file.stem,
+        lambda at: f"{at.group}-{at.row}",
+        lambda at: at.file.parent.relative_to(top).as_posix(),
+    )
+    for before in befores:
+        often = Counter(keys)
+        keys = [
+            f"{before(at)}/{key}" if often[key] > 1 else key
+            for key, at in zip(keys, places, strict=True)
+        ]
+    return [replace(clip, key=key) for clip, key in zip(clips, keys, strict=True)]
 
 
 def _clips_of(

@@ -224,7 +224,7 @@ def _columns(
             writer.add(number, stems[number], wanted)
             long += [clip for _, clip in wanted if has_long_caption(clip)]
         note_long_captions(path, long)
-        return writer.close(stems, stamp or _stamp(tars), notes.lines)
+        return writer.close(stems, lambda: stamp or _stamp(tars), notes.lines)
     finally:
         log.removeHandler(notes)
         writer.drop()

@@ -32,12 +32,11 @@ from echoic.eval.sections import (
     configuration_section,
     headline_section,
     order_section,
-    read_log,
     retrieval_section,
+    sections_of_run,
     share_tile,
     similarity_section,
     space_section,
-    training_section,
 )
 from echoic.eval.space import Space
 from echoic.eval.zeroshot import Classification
@@ -205,9 +204,7 @@ class Evaluation:
         alarming = self.search is not None and self.search.space.alarms()
         lead = f"{ALARM} The embedding space is not in order: see there." if alarming else ""
         sections: list[Section] = [headline_section(self._tiles(), lead)]
-        if run_folder is not None and (run_folder / "log.jsonl").is_file():
-            records = read_log(run_folder / "log.jsonl")
-            sections.append(training_section([r for r in records if r.get("kind") == "train"]))
+        sections += sections_of_run(run_folder)
         if self.search:
             sections.append(retrieval_section(self.search.ranks, self.bootstrap))
             sections.append(self._similarity(self.search))

@@ -13,7 +13,8 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -104,6 +105,15 @@ def digest(right: object) -> str:
     """Names what was held right, anything that JSON can hold: equal for equal."""
     text = json.dumps(right, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def told_apart(names: Iterable[str]) -> list[str]:
+    """The second of a name is "name (2)": by names things are known when models are compared."""
+    seen, found = Counter[str](), list[str]()
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
 
 
 def result_of(measured: Measured, name: str) -> Result:

@@ -7,17 +7,15 @@ measurement adds a function there, or anywhere, that returns a `Section`. All te
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from echoic.data.files import writing
 from echoic.eval.plots import Figure, Table
-from echoic.types import DataError
 
 
 @dataclass(frozen=True)
@@ -82,16 +80,8 @@ class Report:
         """Write the page, whole or not at all; folders are made as needed. Returns the path. Raises
         DataError."""
         target, page = Path(path), self.html()
-        beside = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target) as beside:
             beside.write_text(page, encoding="utf-8")
-            beside.replace(target)
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror or error})") from None
-        finally:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
         return target
 
 

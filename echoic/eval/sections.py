@@ -111,6 +111,15 @@ _TOLD = (
 )
 
 
+def sections_of_run(folder: Path | None) -> list[Section]:
+    """How a training went, by the log in its folder; nothing where there is none. Raises
+    DataError."""
+    if folder is None or not (folder / "log.jsonl").is_file():
+        return []
+    records = read_log(folder / "log.jsonl")
+    return [training_section([each for each in records if each.get("kind") == "train"])]
+
+
 def training_section(
     records: Sequence[Mapping[str, object]], *, losses: Sequence[str] | None = None, lead: str = ""
 ) -> Section:

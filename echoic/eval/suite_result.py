@@ -12,10 +12,10 @@ from rich.table import Table as RichTable
 
 from echoic.eval.evaluation import Evaluation
 from echoic.eval.events_result import EventsResult
-from echoic.eval.outcomes import Outcomes
+from echoic.eval.outcomes import Outcomes, told_apart
 from echoic.eval.plots import Table
 from echoic.eval.report import Report, Section
-from echoic.eval.sections import ALARM, configuration_section, read_log, training_section
+from echoic.eval.sections import ALARM, configuration_section, sections_of_run
 from echoic.eval.suite_entry import Entry, Status
 from echoic.eval.task_result import TaskResult
 
@@ -33,8 +33,10 @@ class SuiteResult:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for programs: a row of each figure with all that is known of it. `metrics`
-        has the figures once more, as task/measure/figure."""
+        has the figures once more, as task/measure/figure; of what was asked for twice, by another
+        protocol or size, the second as "task (2)/measure/figure"."""
         rows = [row for entry in self.entries for row in entry.rows()]
+        apart = [row for entry in self._apart() for row in entry.rows()]
         return {
             "model": self.model,
             "data": {"name": self.asked},
@@ -45,7 +47,7 @@ class SuiteResult:
                 f"{row['task']}/{row['measure']}/{row['figure']}": {
                     name: row[name] for name in ("value", "low", "high")
                 }
-                for row in rows
+                for row in apart
                 if row["figure"] is not None
             },
             "alarms": self._alarms(),
@@ -54,7 +56,7 @@ class SuiteResult:
 
     def outcomes(self) -> list[Outcomes]:
         """What each clip adds to the figures, for `eval.comparison`."""
-        return [each for entry in self.entries for each in entry.outcomes()]
+        return [each for entry in self._apart() for each in entry.outcomes()]
 
     def table(self) -> RichTable:
         """For people: under a line for each measure its figures, in columns that all share."""
@@ -84,16 +86,21 @@ class SuiteResult:
     def report(self, run_folder: Path | None = None) -> Report:
         lead = f"{ALARM} The embedding space is not in order: see there." if self._alarms() else ""
         sections = [Section("At a glance", self._sheets(), lead)]
-        if run_folder is not None and (run_folder / "log.jsonl").is_file():
-            records = read_log(run_folder / "log.jsonl")
-            sections.append(training_section([r for r in records if r.get("kind") == "train"]))
-        sections += self._of_entries()
+        sections += [*sections_of_run(run_folder), *self._of_entries()]
         sections.append(configuration_section({"model": self.model}, self._words()))
         name = str(self.model.get("recipe", "model"))
         return Report(f"echoic: {name}", f"{self.asked}, {self._summary()}", sections)
 
     def having(self, status: Status) -> list[Entry]:
         return [entry for entry in self.entries if entry.status == status]
+
+    def _apart(self) -> list[Entry]:
+        """The entries, no two of one name."""
+        names = told_apart(entry.name for entry in self.entries)
+        return [
+            replace(entry, task=f"{entry.task}{name.removeprefix(entry.name)}")
+            for entry, name in zip(self.entries, names, strict=True)
+        ]
 
     def _words(self) -> list[str]:
         return [f"{entry.name}: {told}" for entry in self.entries for told in entry.words]

@@ -33,7 +33,7 @@ from echoic.types import CheckpointError, ConfigError, Ragged
 Part = Literal["audio", "text"]
 Form = Literal["onnx", "torch"]
 PARITY, INT8_COSINE = 1e-4, 0.99
-README = "README.md"
+README, TOKENIZER = "README.md", "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _checked(
     ours, theirs = _vectors(graph, model, inputs), run(*inputs)
     difference = float((ours - theirs).abs().max())
     cosine = float((ours * theirs).sum(1).min())
-    if (difference > PARITY) if least is None else (cosine < least):
+    if not (difference <= PARITY if least is None else cosine >= least):  # nor NaN
         file.unlink()
         raise CheckpointError(
             f"{file}: does not compute what the model does (cosine {cosine:.6f}, largest "
@@ -158,8 +158,11 @@ def _vectors(graph: Graph, model: LanguageAudioModel, inputs: tuple[Tensor, ...]
 def _describe(
     content: ModelFile, folder: Path, graphs: Sequence[Graph], files: Sequence[Path]
 ) -> None:
-    if content.tokenizer is not None and any(isinstance(g, TextGraph) for g in graphs):
-        (folder / "tokenizer.json").write_text(content.tokenizer.to_json(), "utf-8")
+    if any(isinstance(graph, TextGraph) for graph in graphs):
+        if content.tokenizer is not None:
+            (folder / TOKENIZER).write_text(content.tokenizer.to_json(), "utf-8")
+        else:  # that of an earlier export is another model's
+            (folder / TOKENIZER).unlink(missing_ok=True)
     facts = _facts(content, graphs, [file.name for file in files])
     (folder / "export.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
     (folder / README).write_text(_readme(content, graphs, facts), "utf-8")
@@ -189,7 +192,10 @@ def _readme(content: ModelFile, graphs: Sequence[Graph], facts: dict[str, Any]) 
         f"- {name}: {value}" for name, value in described(content).items() if name != "captions"
     ]
     for graph in graphs:
-        lines += ["", f"## {graph.part.capitalize()}", "", *_about(graph), "", "```python"]
+        lines += ["", f"## {graph.part.capitalize()}", "", *_about(graph), ""]
+        if isinstance(graph, TextGraph) and content.tokenizer is None:
+            lines += [f"This model brought no tokenizer: put its {TOKENIZER} here.", ""]
+        lines += ["```python"]
         lines += [*(_onnx_lines(graph, facts) if onnx else _torch_lines(graph, facts)), "```"]
     if len(graphs) == 2:
         lines += [
@@ -249,7 +255,7 @@ def _given(graph: Graph, facts: dict[str, Any]) -> list[str]:
     if isinstance(graph, TextGraph):
         return [
             "from tokenizers import Tokenizer",
-            'ids = np.array([Tokenizer.from_file("tokenizer.json").encode("a dog barks").ids])',
+            f'ids = np.array([Tokenizer.from_file("{TOKENIZER}").encode("a dog barks").ids])',
         ]
     return [f"vectors = np.ones((1, {graph.width}), np.float32)"]
 

@@ -31,6 +31,7 @@ from echoic.api import EchoicModel
 from echoic.config import parse_json
 from echoic.convert.native import read_tensors, write_tensors
 from echoic.data.clips import Source, SubsetSource
+from echoic.data.files import write_whole
 from echoic.data.tasks.task import Task
 from echoic.eval.bootstrap import Bootstrap
 from echoic.eval.ranks import Floats
@@ -142,7 +143,7 @@ def finetune_task(
         runs[seed][fold] = run.done(threads=threads, console=console)
     found = _result(model, task, plan, runs, bootstrap)
     text = json.dumps(found.to_json(), ensure_ascii=False, indent=2)
-    (folder / RESULT_NAME).write_text(text + "\n", "utf-8")
+    write_whole(folder / RESULT_NAME, text + "\n")
     return found
 
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from echoic.api import EchoicModel, save_tested
 from echoic.convert.native import FILE_NAME as MODEL_FILE_NAME
 from echoic.data.clips import Source
+from echoic.data.files import write_whole
 from echoic.data.labels import Labels, PerClip, labels_of
 from echoic.data.loader import Augment, Loader
 from echoic.finetune.classifier import FILE_NAME, Classifier, ClassifierSpec
@@ -200,14 +201,13 @@ def _description(
 
 
 def _write(done: Finetuned, classifier: Classifier, model: EchoicModel) -> None:
-    """Raises CheckpointError."""
+    """Raises CheckpointError, DataError."""
     assert done.file is not None
     classifier.save(done.file)
     if done.model is not None:
         save_tested(done.model, tuned_model(classifier, model))
-    (done.file.parent / "result.json").write_text(
-        json.dumps(done.to_json(), indent=2) + "\n", "utf-8"
-    )
+    text = json.dumps(done.to_json(), indent=2)
+    write_whole(done.file.parent / "result.json", text + "\n")
 
 
 def _card(spec: FinetuneSpec, done: Finetuned) -> dict[str, Any]:

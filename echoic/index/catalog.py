@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from echoic.audio.io import AudioInfo
 from echoic.index.vectors import DamagedError
-from echoic.types import DataError
+from echoic.types import DataError, EchoicError
 
 FILE_NAME = "catalog.sqlite"
 _PATIENCE_S = 60.0
@@ -261,9 +261,13 @@ class Catalog:
         return "captions.text LIKE ? ESCAPE '\\'"
 
     def said(self, text: str) -> str:
-        """What `saying` takes for all words of a text, in any place; without FTS5 for the text."""
+        """What `saying` takes for all words of a text, in any place; without FTS5 for the text.
+        Raises EchoicError where it has none."""
+        words = text.replace("\0", " ").split()  # FTS5 ends a text at a zero byte
+        if not words:
+            raise EchoicError("search: the words to look for in captions are empty")
         if self.has_words:
-            return " ".join('"' + word.replace('"', '""') + '"' for word in text.split())
+            return " ".join('"' + word.replace('"', '""') + '"' for word in words)
         escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         return f"%{escaped}%"
 

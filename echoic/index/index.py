@@ -147,6 +147,7 @@ class Index:
             return
         about = self.about
         self._require(model)
+        vectors = None if vectors is None else _lasting(vectors)
         if vectors is not None and vectors != about.vectors:
             raise DataError(
                 f"{self.folder}: keeps its vectors in {about.vectors or 'files of its own'}; for "
@@ -174,6 +175,7 @@ class Index:
                 f"windows of {length_s:g} s: this model hears windows of up to {longest_s:g} s"
             )
         if vectors is not None:
+            vectors = _lasting(vectors)
             LanceVectors(vectors, model.embed_dim, 0)  # what is wrong there is told before all
         assert self._sounds is not None
         sounds = str(self._sounds.absolute())
@@ -217,6 +219,9 @@ class Index:
         """
         query = None
         examples = [] if like_vector is None else [like_vector]
+        if like_vector is not None and like_vector.shape != (self.about.dim,):
+            shape = tuple(like_vector.shape)
+            raise EchoicError(f"search: like_vector is {shape}, not ({self.about.dim},)")
         if like is not None:
             self._require(self.model)
             examples.append(self.model.embed_audio([like])[0])
@@ -269,3 +274,8 @@ class Index:
         if self._finder is None:
             self._finder = Finder(self._opened())
         return self._finder
+
+
+def _lasting(place: str) -> str:
+    """A place for LanceDB by which it is found from any folder."""
+    return place if "://" in place else os.path.abspath(place)

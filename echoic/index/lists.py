@@ -168,6 +168,14 @@ def forget(folder: Path, *, but: tuple[int, int] | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
+def forget_beyond(folder: Path, generation: int, rows: int) -> None:
+    """Remove the lists of more rows: what takes their places is not what they were made of."""
+    for path, count in _found(folder, generation):
+        if count > rows:
+            path.unlink(missing_ok=True)
+            _codes_path(folder, generation, count).unlink(missing_ok=True)
+
+
 def _found(folder: Path, generation: int) -> list[tuple[Path, int]]:
     named = [(path, _NAME.fullmatch(path.name)) for path in folder.glob("lists-*.npz")]
     return [(path, int(m[2])) for path, m in named if m and int(m[1]) == generation]

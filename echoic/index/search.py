@@ -25,6 +25,7 @@ from echoic.index.vectors import DamagedError, Floats, Mask, Rows
 from echoic.types import EchoicError
 
 MOMENTS = 3
+_DAYS = date(1678, 1, 1), date(2262, 1, 1)  # that 64 bits of nanoseconds hold
 _ROWS_PER_FILE = 8  # how many windows are looked for at first, for each recording wanted
 
 
@@ -44,7 +45,7 @@ class Where:
     caption: str | None = None
 
     def conditions(self, catalog: Catalog) -> tuple[str, list[object]]:
-        """SQL on files joined with contents, and its values."""
+        """SQL on files joined with contents, and its values. Raises EchoicError."""
         parts: list[tuple[str, list[object]]] = [("files.content IS NOT NULL", [])]
         if self.folder is not None and (below := os.path.normpath(self.folder)) != ".":
             start = os.fsencode(below + os.sep)
@@ -56,7 +57,7 @@ class Where:
         if self.since is not None:
             parts.append(("mtime_ns >= ?", [_midnight_ns(self.since)]))
         if self.until is not None:
-            parts.append(("mtime_ns < ?", [_midnight_ns(self.until + timedelta(days=1))]))
+            parts.append(("mtime_ns < ?", [_midnight_ns(self.until, days_later=1)]))
         if self.formats:
             marks = " OR ".join("format LIKE ? || '/%'" for _ in self.formats)
             parts.append((f"({marks})", [f.lower().lstrip(".") for f in self.formats]))
@@ -69,8 +70,9 @@ class Where:
         return " AND ".join(text for text, _ in parts), [v for _, held in parts for v in held]
 
 
-def _midnight_ns(day: date) -> int:
-    return int(datetime.combine(day, time()).timestamp() * 1e9)
+def _midnight_ns(day: date, *, days_later: int = 0) -> int:
+    within = min(max(day, _DAYS[0]), _DAYS[1]) + timedelta(days_later)
+    return int(datetime.combine(within, time()).timestamp() * 1e9)
 
 
 @dataclass(frozen=True)

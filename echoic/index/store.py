@@ -71,7 +71,9 @@ def index_folder(place: str | os.PathLike[str]) -> Path:
 
 
 def is_index(folder: Path) -> bool:
-    return (folder / _DESCRIPTION).is_file()
+    """A folder of sounds may hold an index.json of another program."""
+    written = any((folder / name).exists() for name in (_LOCK, CATALOG))
+    return written and (folder / _DESCRIPTION).is_file()
 
 
 def find_index(start: Path) -> Path | None:

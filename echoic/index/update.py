@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,7 +111,7 @@ class Update:
         self._store, self._model, self._catalog = store, model, store.catalog
         self._root, self._progress = os.fsencode(store.about.sounds), progress
         self.report = Report()
-        self._gone = set[int | None]()  # contents of files that are no longer there
+        self._gone = Counter[int | None]()  # of contents: files that are no longer there
         self._handed = 0
         self._asked: dict[int, _Pending] = {}  # in the order in which the model is handed them
         self._by_digest: dict[bytes, _Pending] = {}
@@ -127,7 +128,7 @@ class Update:
         told = compare(self._scan(len(known)), known, retry=retry)
         self.report.same, self.report.known_unreadable = told.same, told.unreadable
         self.report.deleted = len(told.gone)
-        self._gone = {file.content for file in told.gone}
+        self._gone = Counter(file.content for file in told.gone)
         if told.gone:
             with self._catalog.change():
                 self._catalog.drop_files(file.path for file in told.gone)
@@ -177,9 +178,7 @@ class Update:
         for index, found in hear_items(names, tower, cut, self._vectors, finding="vector"):
             each = self._asked.pop(index)
             if isinstance(found, AudioError):
-                self._by_digest.pop(each.digest, None)
-                for file in (each.file, *each.copies):
-                    self._unreadable(file, found.reason)
+                self._unheard(each, found.reason)
             else:
                 self._found(each, found, tower.rate_hz)
             self._step(each.file)
@@ -222,17 +221,20 @@ class Update:
             self.report.same += old.content == content  # touched
         elif content is None:
             self.report.new += 1
-        elif content in self._gone:
+        elif self._gone[content]:
+            self._gone[content] -= 1
             self.report.moved += 1
             self.report.deleted -= 1
         else:
             self.report.copied += 1
 
     def _found(self, each: _Pending, windows: Sequence[Stretch[Tensor]], rate_hz: int) -> None:
+        if self._state(each.file) not in (None, (each.file.size, each.file.mtime_ns)):
+            del self._by_digest[each.digest]  # what was heard may not be what was hashed
+            return
         vectors = torch.stack([window.found for window in windows])
         if not bool(vectors.isfinite().all()):
-            self._by_digest.pop(each.digest, None)
-            self._unreadable(each.file, "the model makes no finite vector of it")
+            self._unheard(each, "the model makes no finite vector of it")
             return
         times_s = np.array([(w.start, w.stop) for w in windows], np.float64) / rate_hz
         heard = Heard(each.digest, vectors.half().numpy(), times_s)
@@ -260,6 +262,11 @@ class Update:
         self._linked.append(replace(file, content=content))
         if len(self._linked) >= _BATCH_ROWS:
             self._write()
+
+    def _unheard(self, each: _Pending, reason: str) -> None:
+        del self._by_digest[each.digest]
+        for file in (each.file, *each.copies):
+            self._unreadable(file, reason)
 
     def _unreadable(self, file: File, reason: str) -> None:
         self.report.unreadable[self._name(file.path)] = reason
@@ -291,7 +298,10 @@ class Update:
 
     def _is_same(self, file: File) -> bool:
         """Whether it is still what was hashed; else the next writing looks at it again."""
-        return state_of(os.path.join(self._root, file.path)) == (file.size, file.mtime_ns)
+        return self._state(file) == (file.size, file.mtime_ns)
+
+    def _state(self, file: File) -> tuple[int, int] | None:
+        return state_of(os.path.join(self._root, file.path))
 
     # -- words ------------------------------------------------------------------------------------
 
@@ -326,32 +336,43 @@ class Update:
     def _places(self) -> dict[bytes, int | None]:
         """The content of each path, and of each name; None of a name that stands for several."""
         found: dict[bytes, int | None] = {}
-        for path, content in self._catalog.ask("SELECT path, content FROM files WHERE content > 0"):
+        rows = self._catalog.ask("SELECT path, content FROM files WHERE content > 0")
+        for path, content in rows:
             name = os.path.basename(path)
             if name != path:
                 found[name] = content if found.get(name, content) == content else None
-        rows = self._catalog.ask("SELECT path, content FROM files WHERE content > 0")
         return found | {bytes(path): content for path, content in rows}
 
     def _read_table(self, path: Path, places: Mapping[bytes, int | None]) -> None:
         table = read_table(path)
         columns = find_columns(str(path), table.columns, need_captions=False)
-        lost = 0
+        lost, said = 0, defaultdict[int, dict[str, None]](dict)  # a file may have several rows
         with self._catalog.change():
             for row in table.rows:
                 content = self._place_of(path, str(row.cells.get(columns.file or "")), places)
                 if content is None:
                     lost += 1
                     continue
-                self._catalog.put_tags(content, columns.tags_of(row.cells))
-                said = [Caption(0.0, math.inf, text) for text in columns.captions_of(row.cells)]
-                self._catalog.put_captions(content, said, source=f"table {path.name}")
+                self._catalog.put_tags(content, map(_as_utf8, columns.tags_of(row.cells)))
+                said[content] |= dict.fromkeys(map(_as_utf8, columns.captions_of(row.cells)))
+            for content, texts in said.items():
+                captions = [Caption(0.0, math.inf, text) for text in texts]
+                self._catalog.put_captions(content, captions, source=f"table {path.name}")
         if lost:
             log.warning("%s: %d of %d rows name no file of the index", path, lost, len(table.rows))
 
     def _place_of(self, table: Path, cell: str, places: Mapping[bytes, int | None]) -> int | None:
-        beside = os.path.relpath(os.fsencode(table.parent / cell), self._root)
-        for path in (os.fsencode(cell), beside, os.path.basename(os.fsencode(cell))):
+        try:
+            named = os.fsencode(cell)
+        except UnicodeEncodeError:  # of what no file can be named
+            return None
+        beside = os.path.relpath(os.path.join(os.fsencode(table.parent), named), self._root)
+        for path in (named, beside, os.path.basename(named)):
             if (content := places.get(os.path.normpath(path))) is not None:
                 return content
         return None
+
+
+def _as_utf8(text: str) -> str:
+    """JSON can hold half of a character, which UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()

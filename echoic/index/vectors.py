@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from echoic.index.lists import Lists
+from echoic.index.lists import Lists, forget_beyond
 from echoic.types import DataError
 
 Rows = npt.NDArray[np.int64]
@@ -118,7 +118,9 @@ class RowFiles:
                     path.touch()
                 if path.stat().st_size > size:
                     os.truncate(path, size)
+            forget_beyond(self.folder, self.generation, rows)
         self._map(rows)
+        self._lists, self._looked_for_lists = None, False
 
     def delete(self, spans: Sequence[tuple[int, int]]) -> None:
         """They go when the files are written anew (store.py)."""
@@ -166,17 +168,17 @@ class RowFiles:
     def top_k(
         self, query: Floats, k: int, only: Mask | None = None, *, exact: bool = False
     ) -> tuple[Rows, Floats]:
-        """By way of the lists where there are some and most rows count; else, or where `exact`, of
-        all rows that count."""
+        """By way of the lists where there are some, most rows count and enough are met there; else,
+        or where `exact`, of all rows that count."""
         few = only is not None and int(only.sum()) < len(only) / 2
         lists = None if exact or few else self.lists
-        if lists is None:
-            rows = self._likely(query, k, 0, only)
-        else:
+        if lists is not None:
             rows = np.concatenate([
                 lists.candidates(query, k, only), self._likely(query, k, lists.rows, only)
             ])  # fmt: skip
-        return self._best(query, k, rows)
+            if len(rows) >= k:
+                return self._best(query, k, rows)
+        return self._best(query, k, self._likely(query, k, 0, only))
 
     def _best(self, query: Floats, k: int, rows: Rows) -> tuple[Rows, Floats]:
         """Of `rows`, by cosines summed in float64; of equal ones the first."""
@@ -190,12 +192,15 @@ class RowFiles:
     def _likely(self, query: Floats, k: int, first: int, only: Mask | None) -> Rows:
         """From row `first` on, all that can be among the k best, by products in float16 (summed in
         float32) and what rounding can hide."""
-        blocks = list(self._blocks(first, only))
-        if not blocks:
-            return np.empty(0, np.int64)
         half = torch.from_numpy(query).half()
-        found = [(torch.from_numpy(block) @ half).float() for _, block in blocks]
-        rows, scores = np.concatenate([rows for rows, _ in blocks]), torch.cat(found)
+        found = [
+            (rows, (torch.from_numpy(block) @ half).float())
+            for rows, block in self._blocks(first, only)
+        ]
+        if not found:
+            return np.empty(0, np.int64)
+        rows = np.concatenate([rows for rows, _ in found])
+        scores = torch.cat([products for _, products in found])
         if len(rows) <= k:
             return rows
         least = float(scores.topk(k, sorted=True).values[-1]) - 2 * _ROUNDING

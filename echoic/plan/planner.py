@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import product
+from math import inf
 from typing import Any, Literal
 
 import numpy as np
@@ -69,11 +70,16 @@ class Ask:
     network_gbit_s: float = NETWORK_GBIT_S
 
     def __post_init__(self) -> None:
-        for name in ("pairs", "mean_s", "gpus", "utilisation", "cores", "hours_per_core_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} {getattr(self, name):g} is not positive")
+        for name in (
+            "pairs", "mean_s", "gpus", "nodes", "epochs", "batch", "utilisation", "cores",
+            "hours_per_core_s", "network_gbit_s",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not 0 < value < inf:
+                wanted = "finite" if value > 0 else "positive"
+                raise ConfigError(f"{name} {value:g} is not {wanted}")
         if self.gpus % self.count_nodes:
-            raise ConfigError(f"{self.gpus} GPUs do not divide among {self.nodes} nodes")
+            raise ConfigError(f"{self.gpus} GPUs do not divide among {self.count_nodes} nodes")
 
     @property
     def count_nodes(self) -> int:

@@ -78,7 +78,7 @@ def simulate(
         )  # fmt: skip
         plan_s += time.perf_counter() - began_s
         clips, ends = flat(plan)
-        starts = np.concatenate([[0], ends[:-1]])
+        starts = np.concatenate([[0], ends])[:-1]
         for rank in range(ranks):  # every rank takes its own batches, as its loader would
             np.add.at(seen, _members(clips, starts, ends, (rank - batches) % ranks, ranks), 1)
         tokens.append(np.add.reduceat(table[clips], starts))
@@ -115,7 +115,7 @@ def simulate(
 def flat(plan: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """The clips of all batches end to end, and where each batch ends."""
     ends = np.cumsum(np.fromiter(map(len, plan), np.int64, len(plan)))
-    clips = np.fromiter(chain.from_iterable(plan), np.int64, int(ends[-1]))
+    clips = np.fromiter(chain.from_iterable(plan), np.int64)
     return clips, ends
 
 

@@ -110,14 +110,15 @@ class Shards(Single):
         super().__init__(task)
         self.world, mesh = world, world.mesh()
         _same_as_first(task)
-        self._scalars = {p for p in task.parameters() if not p.ndim}
+        self._scalars = [p for p in task.parameters() if not p.ndim]  # in one order on all ranks
+        uncut = set(self._scalars)
         marked = [n for n, p in task.named_parameters() if getattr(p, "no_weight_decay", False)]
         for block in blocks(task):
-            fully_shard(block, mesh=mesh, ignored_params=self._scalars)
+            fully_shard(block, mesh=mesh, ignored_params=uncut)
             for name in getattr(block, "beside_forward", ()):
                 register_fsdp_forward_method(block, name)
         # the root's own weights stay gathered from the forward pass to the backward pass
-        fully_shard(task, mesh=mesh, ignored_params=self._scalars, reshard_after_forward=False)
+        fully_shard(task, mesh=mesh, ignored_params=uncut, reshard_after_forward=False)
         for name in marked:
             setattr(task.get_parameter(name), "no_weight_decay", True)  # noqa: B010
         self._zeros: dict[str, Tensor] = {}  # gradients as they were before the backward pass
@@ -128,8 +129,8 @@ class Shards(Single):
         if not torch.is_grad_enabled():
             return losses
         for name, weight in self.task.named_parameters():
-            gathered = local(weight) is weight and weight not in self._scalars
-            if gathered and weight.requires_grad and weight.grad is None:
+            whole = local(weight) is weight
+            if whole and weight.requires_grad and weight.grad is None:
                 # or the ranks would send different ones
                 weight.grad = self._zeros[name] = torch.zeros_like(weight)
         return losses
@@ -144,19 +145,21 @@ class Shards(Single):
                 self.task.get_parameter(name).grad = None
         self._zeros.clear()
 
+    def _mean_scalars(self) -> None:
+        for scalar in self._scalars:
+            if scalar.grad is not None:
+                dist.all_reduce(scalar.grad, dist.ReduceOp.SUM)
+                scalar.grad /= dist.get_world_size()
+
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:
         for part in self._parts:
             part.set_requires_gradient_sync(last, recurse=False)
         yield
-        if last:
-            for scalar in self._scalars:
-                if scalar.grad is not None:
-                    dist.all_reduce(scalar.grad, dist.ReduceOp.SUM)
-                    scalar.grad /= dist.get_world_size()
 
     def clip(self, weights: Sequence[Tensor], limit: float) -> Tensor:
         self._forget_unreached()
+        self._mean_scalars()
         grads = [weight.grad for weight in weights if weight.grad is not None]
         parts = [local(grad) for grad in grads]
         whole = [part for part, grad in zip(parts, grads, strict=True) if part is grad]

@@ -232,11 +232,11 @@ def joined(timeout_s: float = TIMEOUT_S) -> Iterator[World]:
     """Join the processes that torchrun started; in one alone, nothing is joined.
 
     timeout_s: until a rank that does not come counts as hanging. Raises ConfigError where they do
-    not meet.
+    not meet, or are more than there are GPUs.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local_rank) if torch.cuda.is_available() else CPU
+    device = _device(local_rank)
     world = _meet(device, timeout_s) if size > 1 else World(device=device)
     _current.append(world)
     try:
@@ -280,6 +280,20 @@ def _beating(world: World) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def _device(local_rank: int) -> torch.device:
+    """Of that process of this machine. Raises ConfigError."""
+    if not torch.cuda.is_available():
+        return CPU
+    gpus = torch.cuda.device_count()
+    if local_rank >= gpus:
+        raise ConfigError(
+            f"process {local_rank + 1} of this machine, which has {gpus} GPUs: start one process "
+            f"for each (torchrun --nproc_per_node {gpus}), or all on the CPU "
+            "(CUDA_VISIBLE_DEVICES=)"
+        )
+    return torch.device("cuda", local_rank)
 
 
 def _meet(device: torch.device, timeout_s: float) -> World:

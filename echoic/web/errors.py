@@ -42,6 +42,10 @@ def busy(line: str) -> RefusedError:
     return RefusedError(503, line, Retry_After=str(RETRY_S))
 
 
+def no_room() -> RefusedError:
+    return RefusedError(507, "the server has no room for more sounds; try again later")
+
+
 def said(status: int, line: str, headers: dict[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"error": " ".join(line.split())[:_LONGEST]}, status, headers)
 

@@ -143,14 +143,14 @@ class Folder:
         """Raises RefusedError where it is no longer what was indexed."""
         path = os.path.join(os.fsencode(self.sounds), file.path)
         try:
-            held = os.fdopen(os.open(path, _READ), "rb")
+            held = os.open(path, _READ)
         except OSError:
             raise changed(file) from None
-        told = os.fstat(held.fileno())
+        told = os.fstat(held)  # before fdopen, which refuses a folder and leaves it open
         if (told.st_size, told.st_mtime_ns) != (file.size, file.mtime_ns):
-            held.close()
+            os.close(held)
             raise changed(file)
-        return held
+        return os.fdopen(held, "rb")
 
     def playable(self, file: IndexedFile) -> Playable:
         return Playable(lambda: self.open(file), file.shown, file.duration_s)

@@ -13,7 +13,7 @@ import asyncio
 import hmac
 import ipaddress
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -25,11 +25,10 @@ from echoic.web.settings import Settings
 
 _BODY_BYTES = 2**20  # of all but an upload, which counts for itself (upload.py)
 _PATIENCE_S = 30.0  # for the next bytes of a question
-_STALL_S = 60.0  # for a reader to take some of the answer; a player that paused asks anew
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _HEADERS = {
-    "content-security-policy": "default-src 'self'; img-src 'self' data:; media-src 'self' blob:; "
-    "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
@@ -62,8 +61,6 @@ class Guard:
             if sending.begun:
                 raise
             await told(refusal)(scope, receive, sending)
-        except _StalledError:
-            pass  # the connection is closed, as the answer has no end
         except Exception:
             if not sending.begun:
                 await own_fault()(scope, receive, sending)
@@ -157,7 +154,7 @@ def _require_own_page(scope: Scope, headers: Headers) -> None:
         if headers.get("sec-fetch-site", "none") not in {"same-origin", "none"}:
             raise RefusedError(403, "this is not for other pages")
         origin, host = headers.get("origin"), headers.get("host", "")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and origin.lower().partition("://")[2] != host.lower():
             raise RefusedError(403, "this is not for other pages")
 
 
@@ -182,10 +179,6 @@ class _Body:
         return message
 
 
-class _StalledError(Exception):
-    """Nobody takes the answer."""
-
-
 class _Sending:
     """An answer with what a browser is to know. begun: whether its status was sent."""
 
@@ -199,8 +192,4 @@ class _Sending:
             for name, value in _HEADERS.items():
                 headers[name] = value
             headers.setdefault("cache-control", "no-store")
-        try:
-            async with asyncio.timeout(_STALL_S):
-                await self._send(message)
-        except TimeoutError:
-            raise _StalledError from None
+        await self._send(message)

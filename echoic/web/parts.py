@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, BinaryIO, TypeVar, cast
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from torch import Tensor
 
 from echoic.api import EchoicModel
@@ -79,6 +79,10 @@ class Asked:
         self._request, self.parts = request, parts
         self.cookie = session_cookie(request)
         self.key = request.cookies.get(self.cookie)
+
+    def remember(self, response: Response, key: str) -> None:
+        """The session of whoever asks."""
+        response.set_cookie(self.cookie, key, httponly=True, samesite="strict")
 
     async def listen(self, work: Callable[[], T]) -> T:
         return await self.parts.listening.do(work, self._request.is_disconnected)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from hashlib import sha256
-from html import escape
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -82,5 +81,5 @@ async def info(asked: Asking) -> answers.Info:
 def entered() -> HTMLResponse:
     """In answer to the address with the token: a page of our own that goes on to /, as a redirect
     from another site's link would not take the cookie along."""
-    head = f'<meta http-equiv="refresh" content="0;url=/"><title>{escape("echoic")}</title>'
+    head = '<meta http-equiv="refresh" content="0;url=/"><title>echoic</title>'
     return HTMLResponse(f'<!doctype html><html lang="en"><head>{head}</head><body></body></html>')

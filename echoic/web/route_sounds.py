@@ -51,9 +51,10 @@ _AUDIO: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/sounds")
-async def sounds(asked: Asking) -> list[answers.SoundInfo]:
-    """The sounds of this session."""
+async def sounds(response: Response, asked: Asking) -> list[answers.SoundInfo]:
+    """The sounds of this session; and its cookie, by which sounds sent at once belong together."""
     session = asked.parts.sounds.session(asked.key)
+    asked.remember(response, asked.parts.sounds.key(asked.key))
     return [] if session is None else [_told(sound) for sound in session.sounds.values()]
 
 
@@ -67,9 +68,10 @@ async def upload(request: Request, response: Response, asked: Asking) -> answers
     try:
         sound = await _received(request, asked)
         session.sounds[sound.id] = sound
+        held.session(session.key)  # in use until now, however long it was on its way
     finally:
         session.coming -= 1
-    response.set_cookie(asked.cookie, session.key, httponly=True, samesite="strict")
+    asked.remember(response, session.key)
     return _told(sound)
 
 

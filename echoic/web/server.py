@@ -16,7 +16,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from echoic.types import EchoicError
 from echoic.web.settings import Limits
 
-_PATIENCE_S = 20.0  # for the first question of a connection
+_PATIENCE_S = 20.0  # for a question of a connection, and for its end
+_STALL_S = 60.0  # for a reader to take some of the answer; a player that paused asks anew
 _SOCKETS = 4  # for each question at once that is answered; of the rest some are told, in words
 _GRACE_S = 1.0  # for answers on their way, at the end
 
@@ -39,21 +40,42 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 class _Connection(H11Protocol):
-    """Who connects and asks nothing is cut off, and of too many the last: uvicorn itself waits for
-    ever, and takes all, until the process has no file left to open."""
+    """Who connects and asks nothing, or takes nothing of an answer, is cut off, and of too many the
+    last: uvicorn itself waits for ever, and takes all, until the process has no file left to
+    open."""
 
     most = 0
+    _seen: tuple[object, bool] = (None, False)  # at the last look: what was asked, whether it ends
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         if len(self.connections) > self.most:
             transport.abort()
         else:
-            self.loop.call_later(_PATIENCE_S, self._ask_now)
+            self.loop.call_later(_PATIENCE_S, self._look)
 
-    def _ask_now(self) -> None:
-        if self.cycle is None and not self.transport.is_closing():
-            self.transport.close()
+    def _look(self) -> None:
+        """Cuts off what has waited for its caller alone since the last look: for a question, which
+        may have come in part, or for the rest of a last answer to be taken."""
+        if self not in self.connections:
+            return
+        seen = self.cycle, self.transport.is_closing()
+        waits = self.cycle is None or self.cycle.response_complete or self.transport.is_closing()
+        if waits and seen == self._seen:
+            self.transport.abort()
+            return
+        self._seen = seen
+        self.loop.call_later(_PATIENCE_S, self._look)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(_STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
 
 
 def configured(app: FastAPI, limits: Limits) -> uvicorn.Config:

@@ -1,12 +1,14 @@
 """The sounds that people upload: files in a private folder, each known to one session alone.
 
-A session is a random cookie; it begins with the first sound, and ends when nothing came from it for
-a while. Its sounds end with it, all of them with the server; what a killed server left is removed
-by the next one.
+A session is a random cookie that this server signed: so nothing is kept of who only looks, and
+sounds that are sent at once by one who was handed a cookie belong to one session. It begins with
+the first sound, and ends when nothing came from it for a while. Its sounds end with it, all of them
+with the server; what a killed server left is removed by the next one.
 """
 
 from __future__ import annotations
 
+import hmac
 import secrets
 import time
 from collections.abc import Callable
@@ -19,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from echoic.web.errors import RefusedError, busy, unknown
+from echoic.web.errors import RefusedError, busy, no_room, unknown
 from echoic.web.play import Playable
 from echoic.web.private import PrivateFolder
 from echoic.web.settings import Limits
@@ -68,6 +70,19 @@ class Sounds:
         self._sessions: dict[str, Session] = {}
         self._held_bytes = 0
         self._folder: PrivateFolder | None = None
+        self._secret = secrets.token_bytes(32)
+
+    def key(self, told: str | None) -> str:
+        """For a cookie: the one that was told where it is ours, else a new one."""
+        if told is not None:
+            drawn, _, sign = told.partition(".")
+            if hmac.compare_digest(sign.encode(), self._sign(drawn).encode()):
+                return told
+        drawn = secrets.token_urlsafe(32)
+        return f"{drawn}.{self._sign(drawn)}"
+
+    def _sign(self, drawn: str) -> str:
+        return hmac.digest(self._secret, drawn.encode(), "sha256").hex()
 
     def new_path(self) -> Path:
         if self._folder is None:
@@ -88,7 +103,7 @@ class Sounds:
             return found
         if len(self._sessions) >= self._limits.sessions:
             raise busy("too many people have sounds here; try again later")
-        made = Session(secrets.token_urlsafe(32), seen_s=self._now())
+        made = Session(self.key(key), seen_s=self._now())
         self._sessions[made.key] = made
         return made
 
@@ -100,7 +115,7 @@ class Sounds:
     def take(self, count: int) -> None:
         """Bytes that go to the disk. Raises RefusedError where there is no room."""
         if self._held_bytes + count > self._limits.disk_bytes:
-            raise RefusedError(507, "the server has no room for more sounds; try again later")
+            raise no_room()
         self._held_bytes += count
 
     def give_back(self, count: int) -> None:

@@ -3,6 +3,7 @@ what a header says of its length is not believed."""
 
 from __future__ import annotations
 
+import errno
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from python_multipart.multipart import (
     parse_options_header,
 )
 
-from echoic.web.errors import RefusedError
+from echoic.web.errors import RefusedError, no_room
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 FIELD = "file"
 _AROUND_BYTES = 2**16  # of a body, beside its file
 _NAME_LENGTH = 120
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def shown_name(told: str) -> str:
@@ -44,15 +46,19 @@ async def receive(
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise RefusedError(415, f"send the sound as multipart/form-data, in the field {FIELD}")
-    with path.open("wb") as file:
-        form = _Form(file, most_bytes, take)
-        try:
+    try:
+        with path.open("wb") as file:
+            form = _Form(file, most_bytes, take)
             parser = MultipartParser(boundary, form.callbacks())
             async for part in request.stream():
                 form.read(len(part))
                 parser.write(part)
-        except (FormParserError, UnicodeDecodeError):
-            raise not_whole() from None
+    except (FormParserError, UnicodeDecodeError):
+        raise not_whole() from None
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise no_room() from None
     if not form.whole:
         raise not_whole()
     if form.name is None:
@@ -93,10 +99,15 @@ class _Form:
         }  # fmt: skip
 
     def _header_field(self, data: bytes, start: int, stop: int) -> None:
-        self._header[0] += data[start:stop]
+        self._add_to_header(0, data[start:stop])
 
     def _header_value(self, data: bytes, start: int, stop: int) -> None:
-        self._header[1] += data[start:stop]
+        self._add_to_header(1, data[start:stop])
+
+    def _add_to_header(self, side: int, some: bytes) -> None:
+        self._header[side] += some
+        if len(self._header[side]) > _AROUND_BYTES:
+            raise not_whole()
 
     def _header_end(self) -> None:
         name, value = self._header

@@ -12,7 +12,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -101,11 +101,12 @@ class Work:
             self._jobs.discard(job)
             raise
         held.add_done_callback(lambda _: _call(loop, self._jobs.discard, job))
+        waiting = asyncio.wrap_future(held)
         try:
-            return await _awaited(held, job, gone)
+            return await _awaited(waiting, job, gone)
         finally:
             job.gone = True  # where this was cancelled
-            held.cancel()
+            waiting.cancel()  # and with it what has not begun; how the rest ends is not asked
 
     def close(self) -> None:
         """Ends what is being done at its next step; does not wait."""
@@ -131,8 +132,9 @@ def _done(job: _Job, work: Callable[[], T]) -> T:
         _here.job = None
 
 
-async def _awaited(held: Future[T], job: _Job, gone: Callable[[], Awaitable[bool]] | None) -> T:
-    waiting = asyncio.wrap_future(held)
+async def _awaited(
+    waiting: asyncio.Future[T], job: _Job, gone: Callable[[], Awaitable[bool]] | None
+) -> T:
     while True:
         rest_s = job.ends_s - time.monotonic()
         done, _ = await asyncio.wait({waiting}, timeout=min(LOOK_S, max(0.0, rest_s)))

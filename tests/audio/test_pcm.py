@@ -131,6 +131,7 @@ def test_formats_in_words(told, form):
         ("f16le:16000", "give KIND:RATE"),
         ("s16le:16000:", "give KIND:RATE"),
         ("s16le:5", "a rate of 5 Hz is not supported"),
+        ("s16le:" + "1" * 5000, "give KIND:RATE"),
         ("s16le:16000:0", "0 channels: 1 to 64"),
         ("s16le:16000:65", "65 channels: 1 to 64"),
     ],

@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import soundfile as sf
 
+from echoic.cli import index as cli_index
 from echoic.convert.native import save_model
 from tests import tiny
 
@@ -120,6 +122,26 @@ def test_captions_of_another_model(run, refused, documented, indexed, tmp_path):
     assert "no decoder" in refused("index", indexed, "--captions")
     report = documented("index", indexed, "--captioner", tmp_path / "writer.safetensors")
     assert report["captioned"] == 3
+
+
+def test_an_index_in_another_place(run, documented, sounds, model, tmp_path):
+    code, _, err = run("index", sounds, "-m", model, "--out", tmp_path / "index")
+    assert code == 0
+    assert err.splitlines()[-1].endswith(f"--index {tmp_path / 'index'}")
+    assert len(documented("search", "rain", "-i", tmp_path / "index")["hits"]) == 3
+
+
+def test_time_that_is_left_is_of_what_is_done_now(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(cli_index, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with cli_index._bar() as (progress, captioned):
+        now[0] = 1000.0
+        progress(50, 50, "a.wav")
+        now[0] = 1100.0
+        captioned(1, 3)
+    hearing, captions = capsys.readouterr().err.splitlines()
+    assert hearing == "hearing 100%, 0:00.0 left"
+    assert captions == "captions 33%, 3:20.0 left"
 
 
 def test_hits_as_play_list_and_table(run, indexed, tmp_path):

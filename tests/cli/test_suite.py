@@ -73,6 +73,9 @@ def test_no_captions_are_written_where_none_are_wanted(run, model, data):
     code, out, err = run("eval", model, *asked)
     assert (code, err.count("[1/1] clotho/retrieval")) == (0, 1), err
     assert "captioning" not in out
+    code, out, err = run("eval", model, "--suite", "captioning", "--no-captions", "--data", data)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "error: eval: --no-captions leaves nothing of --suite captioning"
 
 
 def test_what_failed_is_told_and_the_rest_is_kept(run, model, data):

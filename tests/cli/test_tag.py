@@ -136,6 +136,14 @@ def test_files_that_are_written(tag, place, tmp_path):
     assert (tmp_path / "one.srt").read_text() == (tmp_path / "subs/long.srt").read_text()
 
 
+@pytest.mark.parametrize("step", [0, -1, "nan"])
+def test_steps_of_no_length_are_refused(run, place, step):
+    sound = place / "sounds/short.wav"
+    code, _, err = run("tag", sound, "-m", place, "--labels", LABELS, "--step-s", step)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"error: steps of {step} s with windows of 1 s leave gaps" in err
+
+
 def test_bad_files_are_named_and_the_rest_is_done(tag, place):
     code, out, err = tag(
         place / "bad.wav", place / "sounds/short.wav", "none.wav", "--csv", "t.csv"

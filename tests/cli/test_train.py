@@ -19,7 +19,7 @@ from echoic.data.sources import open_source
 from echoic.encoders.sentences import sentence_encoder
 from tests import on_disk
 from tests.m2d_stages import CHANGES, WHOLE
-from tests.train.ranks import ROOT, free_port
+from tests.train.ranks import ROOT
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -247,9 +247,8 @@ NANO = (
 
 def torchrun(*words: object) -> subprocess.CompletedProcess[str]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    port = ["--master_port", str(free_port()), "-m", "echoic.cli"]
     return subprocess.run(
-        [*launch, *port, *map(str, words)],
+        [*launch, "--standalone", "-m", "echoic.cli", *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

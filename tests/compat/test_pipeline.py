@@ -74,6 +74,11 @@ def test_what_makes_no_sense_is_told(classifier):
             classifier(wave, candidate_labels=labels)
     with pytest.raises(DataError, match="hypothesis_template 'a sound'"):
         classifier(wave, candidate_labels=LABELS, hypothesis_template="a sound")
+    for template in ("This is a sound of {label}.", "{} {}", "{"):
+        with pytest.raises(DataError, match=r"the label stands where \{\} is"):
+            classifier(wave, candidate_labels=LABELS, hypothesis_template=template)
+    twice = classifier(wave, candidate_labels=["rain", "rain"])
+    assert [each["label"] for each in twice] == ["rain", "rain"]
     with pytest.raises(DataError, match="nothing is fetched"):
         classifier("https://example.org/a.wav", candidate_labels=LABELS)
     with pytest.raises(DataError, match=r"\(2, 8000\)"):

@@ -71,6 +71,7 @@ def test_nan_is_found():
         next(content.model.audio.parameters()).fill_(torch.nan)
     found = check(EchoicModel(content))
     assert not found.ok
+    assert "weights hold NaN or infinity: audio." in found.findings[0].name
     json.dumps(found.to_json(), allow_nan=False)
 
 

@@ -170,6 +170,36 @@ def test_the_options_of_a_training_are_read_as_nothing(tmp_path, generator, zipp
     assert not marker.exists()
 
 
+@FORMS
+def test_odd_things_beside_the_weights_stay_readable(tmp_path, generator, zipped):
+    """What older and other trainers keep there; none of it needs code."""
+    made = state(generator)
+    beside = {
+        "rng": (np.random.RandomState(0).get_state(), random.Random(0).getstate()),
+        "order": tuple(range(20_000)),
+        "pairs": tuple((i, str(i)) for i in range(4_000)),
+        "kinds": [torch.float32, torch.bfloat16, torch.strided, torch.device("cuda:0")],
+        "quantised": torch.per_tensor_affine,
+        "options": Namespace(inner=Namespace(lr=np.float32(1)), betas=(0.9, 0.95)),
+    }
+    path = write(tmp_path / "a.pt", {"model": made} | beside, zipped=zipped)
+    assert read_state_dict(path).keys() == made.keys()
+
+
+@FORMS
+def test_a_tensor_with_attributes_is_a_tensor(tmp_path, zipped):
+    weights = torch.arange(3.0)
+    weights.note = "of whom"
+    read = read_state_dict(write(tmp_path / "a.pt", {"w": weights}, zipped=zipped))
+    assert torch.equal(read["w"], weights)
+
+
+def test_a_protocol_that_torch_does_not_read_is_told(tmp_path, generator):
+    path = tmp_path / "a.pt"
+    torch.save(state(generator), path, pickle_protocol=4)
+    assert "a pickle of protocol 4, and torch reads only those up to 3" in refusal(path)
+
+
 def test_what_the_environment_asks_for_does_not_count(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path = write(tmp_path / "evil.pt", {"a": Trap(str(tmp_path / "sprung"))})
@@ -222,6 +252,17 @@ def test_what_is_no_file_of_torch_is_told(tmp_path):
     assert "a zip file, but not one of torch.save" in refusal(tmp_path / "zip")
     assert "a folder, not a file" in refusal(tmp_path)
     assert "cannot be read (No such file or directory)" in refusal(tmp_path / "none")
+
+
+def test_an_encrypted_archive_is_refused(tmp_path, generator):
+    path = write(tmp_path / "a.pt", state(generator))
+    whole = bytearray(path.read_bytes())
+    place = whole.find(b"PK\x01\x02")
+    while place >= 0:
+        whole[place + 8] |= 1  # as the table of contents tells it
+        place = whole.find(b"PK\x01\x02", place + 1)
+    path.write_bytes(whole)
+    assert "packed" in refusal(path)
 
 
 def test_a_packed_archive_is_refused(tmp_path, generator):

@@ -189,6 +189,49 @@ class TestFaults:
             (kept / "size.bin").write_bytes(held)
             assert_same(made, ShardSource(folder))
 
+    def test_another_rank_that_was_quicker(self, folder, tmp_path, on_disk, monkeypatch):
+        """What it has put there meanwhile is taken: all processes share one on the disk."""
+        last, theirs = columns._tell_apart, []
+
+        def late(*given):
+            if not theirs:
+                theirs.append(None)  # as it comes by here too
+                theirs[:] = [ShardSource(folder), files_there()]
+            return last(*given)
+
+        def files_there() -> set[int]:
+            shards = tmp_path / "cache" / "shards"
+            return {path.stat().st_ino for path in shards.glob("*.columns/*.bin")}
+
+        monkeypatch.setattr(columns, "_tell_apart", late)
+        ours = ShardSource(folder)
+        assert_same(theirs[0], ours)
+        assert files_there() == theirs[1]
+        assert len(kept_folders(tmp_path)) == 1
+
+    def test_one_comes_between(self, folder, tmp_path, on_disk, monkeypatch):
+        """After this one has looked whether the place is free."""
+        rename, theirs = columns.Path.replace, []
+
+        def late(path, to):
+            if path.name.endswith(".part") and not theirs:
+                theirs.append(None)
+                theirs[:] = [ShardSource(folder)]
+            return rename(path, to)
+
+        monkeypatch.setattr(columns.Path, "replace", late)
+        ours = ShardSource(folder)
+        (lies,) = kept_folders(tmp_path)
+        assert_same(theirs[0], ours)
+        assert not lies.startswith(".")
+
+    def test_what_a_killed_process_of_the_same_number_left(self, folder, tmp_path, on_disk):
+        """In a container every run is process 1."""
+        made = ShardSource(folder)
+        (lies,) = (tmp_path / "cache" / "shards").glob("*")
+        lies.rename(lies.with_name(f".{lies.name}.{os.getpid()}.part"))
+        assert_same(made, ShardSource(folder))
+
     def test_ranks_that_start_together(self, folder, tmp_path):
         """All of them build at once; whoever comes later takes what is there."""
         code = (
@@ -201,7 +244,7 @@ class TestFaults:
             subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
             for _ in range(2)
         ]
-        said = {rank.communicate(timeout=120)[0] for rank in ranks}
+        said = {rank.communicate()[0] for rank in ranks}
         assert [rank.returncode for rank in ranks] == [0, 0]
         assert len(said) == 1
         assert len(kept_folders(tmp_path)) == 1

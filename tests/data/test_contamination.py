@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from echoic.data.clips import Clip, ConcatSource, RecaptionedSource, SubsetSource
+from echoic.data.clips import Clip, ConcatSource, RecaptionedSource, RetoldSource, SubsetSource
 from echoic.data.contamination import (
     OVERLAPS,
     ids_of_clip,
@@ -135,6 +135,7 @@ class TestLeaveOut:
         assert left(source, "5\nr1nicOVtvkQ") == ["a.wav", "b.wav"]
         view = SubsetSource(RecaptionedSource(source, lambda clip: ("y",)), [2, 1])
         assert left(view, "5\nr1nicOVtvkQ") == ["b.wav"]
+        assert left(RetoldSource(source, source.clips), "5\nr1nicOVtvkQ") == ["a.wav", "b.wav"]
         both = ConcatSource({"x": view, "y": source})
         assert left(both, "5\nr1nicOVtvkQ") == ["x/b.wav", "y/a.wav", "y/b.wav"]
 

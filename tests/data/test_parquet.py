@@ -79,6 +79,21 @@ def test_from_front_to_back_each_row_group_is_read_once(tmp_path, monkeypatch):
     assert [clip.key for clip in open_source(tmp_path / "out").clips][:2] == ["0", "1"]
 
 
+def test_each_clip_has_a_key_of_its_own(tmp_path):
+    def alike(*numbers: int):
+        return [({**sound, "path": "audio.wav"}, said) for sound, said in rows(*numbers)]
+
+    written(tmp_path / "one" / "train.parquet", alike(*range(6)))
+    keys = [clip.key for clip in ParquetSource(tmp_path / "one").clips]
+    assert keys[:2] == ["0-0/train/audio.wav", "0-1/train/audio.wav"]
+    assert keys[4] == "1-0/train/audio.wav"
+    assert keys == [clip.key for clip in ParquetSource(tmp_path / "one" / "train.parquet").clips]
+    written(tmp_path / "two" / "train.parquet", alike(6, 7))
+    keys = [clip.key for clip in ParquetSource(tmp_path).clips]
+    assert len(set(keys)) == 8
+    assert keys[-1] == "two/0-1/train/audio.wav"
+
+
 def test_a_path_in_place_of_bytes(tmp_path):
     (tmp_path / "a.flac").write_bytes(encoded(1))
     names = [({"bytes": None, "path": "a.flac"}, "a"), ({"bytes": None, "path": None}, "b")]

@@ -332,6 +332,12 @@ def test_faults_are_told(act, line, tree):
         ("nsynth", "nsynth-test/examples.json", "[]", "wanted an object of objects"),
         ("fsd50k", "FSD50K.ground_truth/vocabulary.csv", "0,Bark,/m/05tny_", "none of FSD50K"),
         (
+            "as20k",
+            "class_labels_indices.csv",
+            "index,mid,name\n0,/m/04rlf,Music",
+            "no column 'display_name'; it has index, mid, name",
+        ),
+        (
             "surge",
             "split.csv",
             "file,label,split\npreset0/40.wav,40,dev",

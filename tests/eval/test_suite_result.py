@@ -11,9 +11,10 @@ from rich.console import Console
 
 from echoic.data.tasks.paper import Published
 from echoic.eval.bootstrap import Bootstrap, Interval
+from echoic.eval.comparison import compare_results
 from echoic.eval.evaluation import Evaluation, ZeroShot
 from echoic.eval.events_result import EventsResult
-from echoic.eval.outcomes import Counts, read_result, write_result
+from echoic.eval.outcomes import Counts, read_result, result_of, write_result
 from echoic.eval.suite_entry import Entry, filled
 from echoic.eval.suite_result import SuiteResult
 from echoic.eval.task_result import TaskResult
@@ -40,14 +41,14 @@ def task_result(value=0.5):
     )  # fmt: skip
 
 
-def evaluation():
+def evaluation(right=(0, 1, 1)):
     scores = np.array([[3.0, 1.0], [1.0, 3.0], [3.0, 1.0]])
     return Evaluation(
         model=MODEL,
         data={"name": "scenes", "clips": 3, "bad": {}},
         protocol=("asked so.",),
         bootstrap=Bootstrap(seed=0, resamples=20),
-        zero_shot=ZeroShot(classify(scores, [0, 1, 1]), ["x", "y"]),
+        zero_shot=ZeroShot(classify(scores, list(right)), ["x", "y"]),
     )
 
 
@@ -174,3 +175,15 @@ def test_a_result_file_names_figures_by_their_task(found, tmp_path):
     figures = {name for each in read.outcomes for name in each.figures}
     assert figures == {"synth/zero_shot/accuracy", "synth/events/segment_f1"}
     assert figures <= read.document["metrics"].keys()
+
+
+def test_what_was_measured_in_two_ways_is_told_apart(found):
+    other = filled(planned("synth", "zero_shot"), evaluation((0, 1, 0)), (), ())
+    twice = SuiteResult(MODEL, "some", (*found.entries[:2], other))
+    document = twice.to_json()
+    first, second = "synth/zero_shot/accuracy", "synth (2)/zero_shot/accuracy"
+    assert document["metrics"][first]["value"] == pytest.approx(2 / 3)
+    assert document["metrics"][second]["value"] == 1
+    assert document["rows"][-1]["task"] == "synth"
+    compared = compare_results(result_of(twice, "a"), result_of(twice, "b"))
+    assert [each.figure for each in compared.figures] == [first, second]

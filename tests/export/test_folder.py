@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,6 +106,20 @@ def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch)
     with pytest.raises(CheckpointError, match=r"text\.pt2: does not compute what the model does"):
         export(m2d.content("mlp", text="sentence"), tmp_path / "out", parts=("text",), form="torch")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_numbers_that_are_none_are_not_kept(tmp_path, monkeypatch):
+    real = exporting._vectors
+    monkeypatch.setattr(exporting, "_vectors", lambda *given: real(*given) * torch.nan)
+    with pytest.raises(CheckpointError, match="cosine nan"):
+        export(m2d.content("mlp", text="sentence"), tmp_path / "out", parts=("text",), form="torch")
+
+
+def test_without_a_tokenizer_none_of_another_model_is_left(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}", "utf-8")
+    export(replace(tiny.content(), tokenizer=None), tmp_path, parts=("text",), form="torch")
+    assert not (tmp_path / "tokenizer.json").exists()
+    assert "brought no tokenizer" in (tmp_path / "README.md").read_text("utf-8")
 
 
 def test_what_an_earlier_export_left_of_a_side_goes(tmp_path):

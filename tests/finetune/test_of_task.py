@@ -125,6 +125,11 @@ def test_what_is_done_is_not_run_again(model, esc50, tmp_path, monkeypatch):
     more = run(model, esc50, tmp_path, folds=("1", "2"), seeds=(0,))
     assert made == ["2-0"]
     assert more.by_fold["1"] == first.by_fold["1"]
+    figures = tmp_path / "result.json"
+    figures.unlink()
+    figures.mkdir()
+    with pytest.raises(DataError, match=r"result\.json: cannot be written"):
+        run(model, esc50, tmp_path, folds=("1",), seeds=(0,))
 
 
 @pytest.mark.parametrize("preset", ["finetune", "linear"])

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
 
 from echoic.index import Index, Where, catalog, store, update, vectors
 from echoic.index.store import Store, sole_writer
@@ -190,6 +191,49 @@ def test_what_nothing_wants_goes_once_it_is_much(sounds, model, monkeypatch):
     held = [path.name for path in (sounds / ".echoic").iterdir()]
     assert "vectors-2.f16" in held
     assert "vectors-1.f16" not in held
+
+
+def test_of_what_moved_the_second_is_a_copy(index, sounds):
+    (sounds / "a.wav").rename(sounds / "moved.wav")
+    shutil.copy(sounds / "moved.wav", sounds / "copy.wav")
+    report = index.update()
+    assert (report.moved, report.copied, report.deleted, report.files) == (1, 1, 0, 6)
+
+
+def test_of_what_changed_while_it_was_heard_no_copy_gets_the_vectors(index, sounds, monkeypatch):
+    add(sounds, "first.wav", seed=10)
+    shutil.copy(sounds / "first.wav", sounds / "second.wav")
+    real = update.Update._found
+
+    def changing(self, each, *rest):
+        add(sounds, "first.wav", seed=11, seconds=0.5)
+        real(self, each, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(update.Update, "_found", changing)
+        assert index.update().heard == 0
+    assert index.update().heard == 2
+    for name, seed, seconds in (("first.wav", 11, 0.5), ("second.wav", 10, 0.4)):
+        best = index.search(like=(tiny.noise(seconds, seed), tiny.RATE), top=1)[0]
+        assert (names([best]), best.cosine > 0.999) == ([name], True)
+
+
+def test_copies_of_what_has_no_finite_vector_are_not_tried_again(index, sounds, heard, monkeypatch):
+    add(sounds, "one.wav")
+    shutil.copy(sounds / "one.wav", sounds / "two.wav")
+    nan = [torch.full((16,), torch.nan)]
+    monkeypatch.setattr(update.Update, "_vectors", lambda self, pieces: nan * len(pieces))
+    told = index.update().unreadable
+    assert set(told) == {str(sounds / "one.wav"), str(sounds / "two.wav")}
+    assert index.update().known_unreadable == 2
+    assert heard == ["one.wav"]
+
+
+def test_an_index_json_of_another_program(sounds, model):
+    (sounds / "index.json").write_text("{}", "utf-8")
+    with Index.open(sounds, model=model) as index:
+        assert index.folder == sounds / ".echoic"
+        assert index.update().files == 5
 
 
 # -- one space, one writer -------------------------------------------------------------------------
@@ -413,6 +457,8 @@ def test_questions_without_sense(index):
     for options, words in (
         ({}, "give words"), ({"text": " "}, "empty"), ({"without": "wind"}, "also what is wanted"),
         ({"text": "rain", "without": "rain", "without_weight": 1.0}, "cancel"),
+        ({"like_vector": torch.ones(3)}, r"like_vector is \(3,\), not \(16,\)"),
+        ({"where": Where(caption=" \0")}, "captions are empty"),
     ):  # fmt: skip
         with pytest.raises(EchoicError, match=words):
             index.search(**options)
@@ -444,6 +490,8 @@ def test_filters(index, sounds):
 
     assert which(since=day, until=day) == {"a.wav"}
     assert "a.wav" not in which(since=date(2020, 5, 19))
+    assert which(since=date.min, until=date.max) == which(since=date.min) == which()
+    assert which(until=date.min) == which(since=date.max) == set()
     assert which(min_s=0.9) == {"long.wav"}
     assert which(max_s=0.9) >= {"a.wav", "b.WAV"}
     assert which(formats=("flac",)) == {"c.flac"}
@@ -475,6 +523,23 @@ def test_tags_and_captions_of_tables(index, sounds, caplog):
     index.update(tables=[table])  # again: not twice
     assert len(index.search(where=Where(caption="hall"))[0].moments) == 1
     json.dumps(hit.to_json(), allow_nan=False)
+
+
+def test_rows_of_a_table_that_name_one_file(index, sounds):
+    table = sounds / "notes.jsonl"
+    rows = [
+        ("a.wav", "a low hum"),
+        ("a.wav", "a hall"),
+        ("\ud800.wav", "none"),
+        ("b.WAV", "\ud800"),
+    ]
+    lines = [json.dumps({"file": file, "caption": said}) for file, said in rows]
+    table.write_text("\n".join(lines), "utf-8")
+    index.update(tables=[table])
+    for words in ("hum", "hall"):
+        assert names(index.search(where=Where(caption=words))) == ["a.wav"]
+    (hit,) = index.search(where=Where(caption="hall"))
+    assert [moment.caption for moment in hit.moments] == ["a low hum", "a hall"]
 
 
 def test_captions_without_fts5(sounds, model, monkeypatch):

@@ -64,6 +64,16 @@ def test_an_index_of_it(sounds, model, tmp_path, monkeypatch):
         assert len(index.search("rain")) == 2
 
 
+def test_a_place_is_found_from_any_folder(sounds, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Index.open(sounds, model=model) as index:
+        index.update(vectors="lance")
+        index.update(vectors="lance")
+    monkeypatch.chdir(sounds)
+    with Index.open(sounds, model=model) as index:
+        assert len(index.search("rain")) == 5
+
+
 def test_another_table_is_refused(table, tmp_path):
     from echoic.index.lance import LanceVectors
     from echoic.types import DataError

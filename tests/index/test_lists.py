@@ -55,6 +55,26 @@ def test_recall_without_clusters(tmp_path, rng):
     assert recall(held, unit(rng, 60, DIM)) >= 0.98
 
 
+def test_as_many_as_there_are(files, rng):
+    """More than in the lists that are looked at; and where a filter leaves none of these."""
+    query = files.vectors[7].astype(np.float32)
+    assert len(files.top_k(query, 3000)[0]) == 3000
+    only = np.ones(4000, np.bool_)
+    only[files.top_k(query, 1900, exact=True)[0]] = False
+    assert (
+        files.top_k(query, 5, only)[0].tolist()
+        == files.top_k(query, 5, only, exact=True)[0].tolist()
+    )
+
+
+def test_after_a_cut_no_lists_tell_of_what_came_instead(files, rng):
+    new = unit(rng, 1000, DIM)
+    files.cut(3000)
+    files.add(3000, [Heard(b"n" * 32, new.astype(np.float16), np.zeros((1000, 2)))])
+    assert [files.top_k(query, 1)[0][0] for query in new[:50]] == list(range(3000, 3050))
+    assert files.lists is None
+
+
 def test_rows_added_since_are_found(files, rng):
     new = unit(rng, 3, DIM)
     files.add(4000, [Heard(b"n" * 32, new.astype(np.float16), np.zeros((3, 2)))])

@@ -73,3 +73,9 @@ def test_heads_are_named_as_in_the_checkpoints():
     layers = (f"{tower}_transform.sequential.{i}" for tower in ("audio", "text") for i in (0, 3))
     wanted = {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
     assert names == wanted | {"logit_scale_t"}
+
+
+def test_the_second_scale_begins_as_the_paper_says():
+    """LAION-CLAP: both temperatures begin at 0.07, kept as the logarithm of their inverse."""
+    heads = MlpHeads(8)
+    assert float(heads.logit_scale_t.detach().exp()) == pytest.approx(1 / 0.07)

@@ -76,6 +76,13 @@ def test_a_head_of_one_layer_is_linear():
     assert [tuple(layer.weight.shape) for layer in head.layers] == [(8, 10)]
 
 
+def test_a_head_begins_small():
+    head = PrototypeHead(HeadSpec(layers=1, bottleneck=64, prototypes=64), width=64)
+    for weights in (head.layers[0].weight, head.prototypes):
+        assert float(weights.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert not head.layers[0].bias.any()
+
+
 def test_the_published_size():
     with torch.device("meta"):
         head = PrototypeHead(HeadSpec(), width=768)

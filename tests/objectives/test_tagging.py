@@ -111,3 +111,25 @@ def test_m2ds_head_is_a_linear_layer_on_normed_features():
     normed = (x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(head(x), normed @ head.linear.weight.T, rtol=1e-4, atol=1e-5)
     assert float(head.linear.weight.detach().abs().max()) < 0.06  # normal, of 0.01
+
+
+def test_what_is_told_beside_the_loss(batch):
+    """Larger clips weigh the classes in order: class 2 comes first, right for "b" alone."""
+    classifier = task()
+    classifier(batch)
+    assert classifier.metrics["top1"] == 0.5
+    assert classifier.metrics["tokens"] == 5
+    with torch.no_grad():
+        classifier.head.weight.copy_(-classifier.head.weight)  # now class 0: for "a" alone
+    classifier(batch)
+    assert classifier.metrics["top1"] == 0.5
+    classifier.truth = lambda keys: truth(["a", "a"])
+    classifier(batch)
+    assert classifier.metrics["top1"] == 1.0
+
+
+def test_it_counts_its_steps():
+    classifier = task()
+    assert classifier.steps == 0
+    classifier.after_step(6)
+    assert classifier.steps == 7

@@ -109,7 +109,10 @@ def test_fp32_is_slow_on_a_gpu_and_48_khz_three_times_the_work():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [({"gpus": 3000}, "less than two for each of 3000"), ({"nodes": 7}, "64 GPUs .* 7 nodes"),
-     ({"pairs": 0}, "pairs 0 is not positive")],
+     ({"gpus": 9, "nodes": None}, "9 GPUs do not divide among 2 nodes"),
+     ({"pairs": 0}, "pairs 0 is not positive"), ({"epochs": 0}, "epochs 0 is not positive"),
+     ({"network_gbit_s": 0}, "network_gbit_s 0 is not positive"),
+     ({"pairs": float("inf"), "epochs": 1}, "pairs inf is not finite")],
 )  # fmt: skip
 def test_what_cannot_be_is_one_line(changes, told):
     with pytest.raises(ConfigError, match=told):

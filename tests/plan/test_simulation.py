@@ -87,3 +87,5 @@ def test_real_loaders_give_the_batches_that_are_dealt():
 def test_less_than_a_step_is_told():
     with pytest.raises(ConfigError, match="less than a step of 1024 ranks"):
         simulate(lengths(100), budget=960, ranks=1024)
+    with pytest.raises(ConfigError, match="0 batches of 10 tokens are less than a step of 1 ranks"):
+        simulate(np.array([11, 12]), budget=10, ranks=1)  # each goes alone, which is left out

@@ -66,10 +66,12 @@ def required() -> set[str]:
 
 
 def extras() -> dict[str, set[str]]:
-    """What each extra brings beyond that; `dev` apart."""
+    """What each extra brings beyond that; those apart that only work on echoic itself needs."""
     asked: dict[str, list[str]] = project()["optional-dependencies"]  # type: ignore[assignment]
     base = required()
-    return {name: closure(needs) - base for name, needs in asked.items() if name != "dev"}
+    return {
+        name: closure(needs) - base for name, needs in asked.items() if name not in ("dev", "docs")
+    }
 
 
 def main() -> None:

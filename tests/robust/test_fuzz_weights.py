@@ -145,6 +145,13 @@ TRICKS = {
     + b"\x85R.",
     "a storage's class": PROTO + b"ctorch\nos.systemStorage\n" + text("x") + b"\x85R.",
     "a persistent id in text": PROTO + b"Pos.system\n.",
+    "a call of a tuple in tuples": PROTO + b")" + b"\x85" * 9000 + b")R.",
+    "calls in calls": PROTO
+    + b"ctorch._tensor\n_rebuild_from_type_v2\nq\x00"
+    + b"(h\x00N" * 2000
+    + b")"
+    + b"Nt" * 2000
+    + b"R.",
     "a build on a function": PROTO + b"ccollections\nOrderedDict\n}" + text("__dict__") + b"NsbR.",
     "nothing": b"",
     "no end": PROTO + b"}" * 9,
@@ -157,6 +164,15 @@ TRICKS = {
 @pytest.mark.parametrize("trick", TRICKS)
 def test_tricks_of_the_protocol(tmp_path, trick):
     refusal(zipped(tmp_path / "model.pt", TRICKS[trick]))
+    refusal(old(tmp_path / "old.pt", TRICKS[trick]))
+
+
+def test_a_name_loads_no_module(tmp_path, monkeypatch):
+    """torch has parts that it imports when they are asked for."""
+    asked = []
+    monkeypatch.setattr(torch, "__getattr__", asked.append)
+    refusal(zipped(tmp_path / "model.pt", PROTO + b"ctorch\n_lazy\n."), read_state_dict)
+    assert "_lazy" not in asked
 
 
 # -- sizes -----------------------------------------------------------------------------------------
@@ -171,10 +187,25 @@ def calls(module: str, name: str, *sizes: int) -> bytes:
     return PROTO + f"c{module}\n{name}\n(".encode() + b"".join(map(whole, sizes)) + b"tR."
 
 
+def as_parameter(made: bytes) -> bytes:
+    """The same tensor by a call of a call."""
+    function, _, rest = made.partition(b"(")
+    outer = b"ctorch._tensor\n_rebuild_from_type_v2\n("
+    kind = b"ctorch.nn.parameter\nParameter\n"
+    return outer + function + kind + b"(" + rest.removesuffix(b"R") + b"}tR"
+
+
 BOMBS = {
     "a shape beyond its storage": state(tensor(4, HUGE)),
     "a storage that could be had": state(tensor(2**29, 2**29)),
     "a shape that could be had": state(tensor(4, 2**29)),
+    "a shape in a call of a call": state(as_parameter(tensor(4, 2**29))),
+    "a class in a call of a call": PROTO
+    + b"ctorch._tensor\n_rebuild_from_type_v2\n(ctorch\nTensor\nctorch\nTensor\n("
+    + whole(2**20)
+    + whole(2**22)
+    + b"t}tR.",
+    "a new one of the class": PROTO + b"ctorch\nTensor\n" + whole(HUGE) + b"\x85\x81.",
     "a storage beyond its file": state(tensor(HUGE, HUGE)),
     "an offset beyond its storage": state(tensor(4, 1, offset=HUGE)),
     "a stride beyond its storage": state(tensor(4, 4, stride=HUGE)),

@@ -23,6 +23,7 @@ import torch
 from torch.distributed import TCPStore
 
 LEFT_S = 30.0
+_DOOR = "MASTER_LISTENS"  # the store's socket, bound before the forks: nobody else gets its port
 ROOT = Path(__file__).resolve().parents[2]
 Work = Callable[[Path], None]
 
@@ -58,32 +59,33 @@ def in_ranks(
     return ended
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def fork_ranks(work: Work, world: int, folder: Path) -> list[int]:
     """The ids of the processes."""
+    door = socket.create_server(("127.0.0.1", 0))
     os.environ |= {
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": str(door.getsockname()[1]),
         "WORLD_SIZE": str(world),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # the starting process keeps the store
+        _DOOR: str(door.fileno()),
     }
-    return [_fork(work, rank, folder) for rank in range(world)]
+    children = [_fork(work, rank, folder, door) for rank in range(world)]
+    door.detach()
+    return children
 
 
 def make_store() -> TCPStore:
     """After the forks, as it has threads."""
-    port = int(os.environ["MASTER_PORT"])
-    return TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+    port, door = int(os.environ["MASTER_PORT"]), int(os.environ[_DOOR])
+    return TCPStore(
+        "127.0.0.1", port, is_master=True, wait_for_workers=False, master_listen_fd=door
+    )
 
 
-def _fork(work: Work, rank: int, folder: Path) -> int:
+def _fork(work: Work, rank: int, folder: Path, door: socket.socket) -> int:
     if child := os.fork():
         return child
+    door.close()
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     code = 1
     try:

@@ -43,8 +43,8 @@ class Block(nn.Module):
 
 
 class Deep(nn.Module):
-    """Blocks, a scalar, a frozen teacher that follows, dropout, weights that some batches do not
-    reach, and one that nothing reaches."""
+    """Blocks, two scalars, a frozen teacher that follows, dropout, weights that some batches do not
+    reach, a scalar among them, and one that nothing reaches."""
 
     stop_after = STEPS
 
@@ -55,6 +55,7 @@ class Deep(nn.Module):
         self.leave = nn.Linear(24, WIDTH)
         self.rare = nn.Linear(WIDTH, WIDTH)
         self.never = nn.Parameter(torch.ones(5))
+        self.rarely = nn.Parameter(torch.tensor(0.1))
         self.scale = nn.Parameter(torch.tensor(0.5))
         self.teacher = nn.ModuleList(Block(24) for _ in range(3)).requires_grad_(False)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -62,7 +63,7 @@ class Deep(nn.Module):
         draw = torch.Generator().manual_seed(3)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                if name not in ("scale", "never"):
+                if name not in ("rarely", "scale", "never"):
                     parameter.copy_(torch.randn(parameter.shape, generator=draw) / 5)
         self.follow(0.0)
         self.enter.weight.no_weight_decay = True
@@ -81,7 +82,7 @@ class Deep(nn.Module):
         out = self.leave(hidden)
         losses = {"copy": (out - clips).square().mean()}
         if batch.seed % 3 == 0:
-            losses["rare"] = 0.1 * (self.rare(clips) - out).square().mean()
+            losses["rare"] = self.rarely * (self.rare(clips) - out).square().mean()
         losses["teacher"] = 0.1 * (hidden - taught).square().mean()
         self.metrics = {"tokens": len(clips) * 10, "size": out.detach().abs().mean()}
         return losses
@@ -324,6 +325,16 @@ def test_a_step_that_is_not_finite_on_one_rank_is_skipped_on_all(tmp_path):
     assert rows(tmp_path)[-2]["skipped"] == 2
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
     assert weights(tmp_path)["step"] == STEPS
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    line = r"process 3 of this machine, which has 2 GPUs: .*--nproc_per_node 2\)"
+    with pytest.raises(ConfigError, match=line), joined():
+        pass
 
 
 LONG = 60

@@ -416,6 +416,37 @@ def test_files_are_dropped_anywhere(page):
     assert page.locator("#veil").is_hidden()
 
 
+def test_what_did_not_play_can_be_played_again(page):
+    page.watched.expected = re.compile("Failed to load resource")
+    add(page, given("mine.wav", wav(4.0)))
+    page.route("**/audio", lambda route: route.abort())
+    play = page.locator("#given .play")
+    play.click()
+    told(page, "#player-wrong", "mine.wav does not play")
+    page.unroute("**/audio")
+    play.click()
+    plays(page)
+    assert page.locator("#player-wrong").is_hidden()
+
+
+def test_a_microphone_that_is_unplugged_ends_the_recording(open_page):
+    page = open_page(
+        script="""
+      const ask = MediaDevices.prototype.getUserMedia;
+      MediaDevices.prototype.getUserMedia = async function (...asked) {
+        window.asked = (window.asked ?? 0) + 1;
+        return (window.stream = await ask.apply(this, asked));
+      };"""
+    )
+    page.dblclick("#record")
+    told(page, "#record-time", "0:01")
+    assert page.evaluate("window.asked") == 1
+    page.evaluate("window.stream.getTracks().forEach((track) => track.stop())")
+    page.evaluate("window.stream.getTracks().forEach((t) => t.dispatchEvent(new Event('ended')))")
+    page.wait_for_selector("#given .play")
+    assert page.locator("#record").inner_text() == "Record"
+
+
 def test_the_microphone_is_recorded(page):
     page.click("#record")
     told(page, "#record-time", "0:01")
@@ -465,6 +496,7 @@ def test_captions_with_their_times(page, picture):
     add(page, given("mine.wav", wav(6.0)))
     page.click("#caption-go")
     page.wait_for_selector("blockquote")
+    assert page.locator("#heard").inner_text() == page.locator("blockquote").inner_text()
     lines = page.locator(".captions .time")
     assert lines.count() >= 2  # the tiny model hears 4 s at once
     lines.last.click()
@@ -481,6 +513,7 @@ def test_two_sounds_are_compared(page, picture):
     page.click("#compare-go")
     page.wait_for_selector(".cosine")
     assert page.locator(".cosine b").inner_text() == "1.000"
+    told(page, "#heard", "cosine 1.000")
     page.select_option("#compare-b", label="two.wav")
     page.click("#compare-go")
     sync_api.expect(page.locator(".cosine b")).not_to_have_text("1.000")
@@ -644,6 +677,23 @@ def test_the_focus_goes_through_the_page_in_its_order(page):
     wanted = ["#main", *(f"#{name}" for name in TOOLS), "help", "theme", "words", "search-go"]
     assert order[: len(wanted)] == wanted
     assert order.index("without") < order.index("filter-count") < order.index("play")
+
+
+def test_the_link_past_the_header_stays_with_the_tool(page):
+    tool(page, "compare")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    heading = page.locator("#view-compare h2")
+    until(page, lambda: heading.evaluate("(h) => h === document.activeElement"))
+    assert page.locator("#view-compare").is_visible()
+    assert page.url.endswith("#compare")
+
+
+def test_an_address_that_names_no_tool_shows_the_first(page):
+    page.evaluate("location.hash = '#constructor'")
+    page.reload()
+    page.wait_for_selector("body.is-ready")
+    assert page.locator("#view-search").is_visible()
 
 
 CONTRAST = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -256,6 +257,20 @@ def test_a_file_that_is_not_what_was_indexed_is_not_served(client, folder, chang
         assert answer.status_code == 410
         assert answer.json()["error"].startswith("a.wav: ")
     assert client.post("/api/caption", json={"file": known}).status_code == 410
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="reads /proc")
+def test_a_folder_in_the_place_of_a_file_is_not_left_open(client, folder):
+    known, path = file_id(client), folder / "a.wav"
+    path.unlink()
+    path.mkdir()
+    for _ in range(3):
+        client.get(f"/api/files/{known}/audio")
+    held = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            held.append(os.readlink(f"/proc/self/fd/{number}"))
+    assert str(path) not in held
 
 
 def test_a_copy_is_served_where_the_first_is_gone(client, folder, model):

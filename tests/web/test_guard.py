@@ -36,7 +36,8 @@ def test_other_names_are_allowed_by_name(started):
     [({}, 201), ({"origin": "http://localhost"}, 201), ({"sec-fetch-site": "same-origin"}, 201),
      ({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403),
      ({"origin": "http://localhost:9999"}, 403), ({"origin": "http://localhost.evil"}, 403),
-     ({"sec-fetch-site": "cross-site"}, 403), ({"sec-fetch-site": "same-site"}, 403)],
+     ({"sec-fetch-site": "cross-site"}, 403), ({"sec-fetch-site": "same-site"}, 403),
+     ({"origin": "http://["}, 403), ({"origin": "http://localhost@evil.example"}, 403)],
 )  # fmt: skip
 def test_what_another_page_sends_is_refused(client, headers, status):
     files = {"file": ("a.wav", wav())}
@@ -193,22 +194,5 @@ def test_a_body_that_does_not_come_is_not_waited_for(started, monkeypatch):
         await client.app(scope("/api/search", "POST"), receive, send)
         await client.app(scope("/api/tag", "POST"), receive, send)
         assert statuses == [408, 408]
-
-    asyncio.run(run())
-
-
-def test_who_takes_nothing_of_an_answer_does_not_hold_it_for_ever(started, monkeypatch):
-    monkeypatch.setattr(guard, "_STALL_S", 0.05)
-    client = started(None)
-
-    async def run():
-        async def receive():
-            await asyncio.sleep(1000)
-
-        async def send(message):
-            await asyncio.sleep(1000)
-
-        async with asyncio.timeout(20):
-            await client.app(scope("/docs"), receive, send)
 
     asyncio.run(run())

@@ -120,6 +120,33 @@ def test_connections_that_ask_nothing_do_not_shut_others_out_for_ever(model, mon
         assert ask(address)[0] == 200
 
 
+QUESTION = b"GET /static/style.css HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "said", [[QUESTION * 800], [QUESTION, b"GET /api/info HTTP/1.1\r\nHo"]],
+    ids=["takes nothing", "asks half a question"],
+)  # fmt: skip
+def test_who_takes_or_asks_nothing_more_does_not_shut_others_out_for_ever(model, monkeypatch, said):
+    monkeypatch.setattr(server, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(server, "_STALL_S", 0.5)
+    with serving(create_app(model), Limits(connections=1)) as address:
+        where, held = urlsplit(address), []
+        for _ in range(4):  # as many as there may be
+            held.append(socket.socket())
+            held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            held[-1].connect((where.hostname, where.port))
+        for part in said:
+            for each in held:
+                each.sendall(part)
+        deadline = time.monotonic() + 60
+        while ask(address)[0] != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        for each in held:
+            each.close()
+
+
 def test_a_caller_who_goes_away_frees_the_model(address, model):
     where = urlsplit(address)
     _, headers, raw = ask(address, "POST", "/api/sounds", *form(wav(120, form="FLAC")))

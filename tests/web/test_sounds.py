@@ -57,6 +57,50 @@ def test_a_session_is_not_begun_by_a_cookie_of_ones_own_making(client):
     assert "echoic_session_80=mine" not in brought(client).headers["set-cookie"]
 
 
+def test_who_asked_for_the_sounds_has_one_session_for_all_that_is_sent_at_once(client):
+    assert client.get("/api/sounds").json() == []
+    held = client.app.state.parts.sounds
+    assert held._sessions == {}  # nothing is kept of who only looks
+    first, second = (TestClient(client.app, base_url=HOST) for _ in range(2))
+    for one in (first, second):  # as of one browser: the second goes before the first is answered
+        one.cookies.update(client.cookies)
+    ids = {brought(one).json()["id"] for one in (first, second)}
+    assert {sound["id"] for sound in client.get("/api/sounds").json()} == ids
+
+
+def test_a_session_that_ended_begins_again_by_its_cookie(clock):
+    held = Sounds(Limits(idle_s=60), now=clock)
+    key = held.begin(None).key
+    clock.now_s += 100
+    assert held.session(key) is None
+    assert [held.begin(key).key, held.begin(key).key] == [key, key]
+
+
+@pytest.mark.parametrize("told", ["", ".", "mine", "mine.", "mine.0123", "☂.☂", "a.b.c"])
+def test_a_cookie_that_is_not_ours_is_replaced(told):
+    held = Sounds(Limits())
+    made = held.key(told)
+    assert made != told
+    assert held.key(made) == made
+    assert Sounds(Limits()).key(made) != made
+
+
+def test_a_session_is_in_use_while_something_is_on_its_way(started):
+    client = started(limits={"idle_s": 60})
+    held = client.app.state.parts.sounds
+    first, now_s = brought(client).json()["id"], held._now()
+    begin = held.begin
+
+    def late(key):
+        session = begin(key)
+        held._now = lambda: now_s + 100
+        return session
+
+    held.begin = late
+    second = brought(client).json()["id"]
+    assert {sound["id"] for sound in client.get("/api/sounds").json()} == {first, second}
+
+
 def test_each_server_on_this_machine_has_cookies_of_its_own(client):
     answer = client.post("http://localhost:8123/api/sounds", files={"file": ("a.wav", b"")})
     assert answer.status_code == 422  # reached it; the name hangs on the port

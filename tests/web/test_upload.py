@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
+from fastapi import Request
 
+from echoic.web import upload
+from echoic.web.errors import RefusedError
 from echoic.web.upload import shown_name
 from tests import tiny
 from tests.web.conftest import brought, wav
@@ -266,6 +270,27 @@ def test_no_more_bytes_than_there_is_room_for(started):
     client = started(limits={"disk_bytes": 2 * len(raw) + 10})
     assert [brought(client, raw).status_code for _ in range(3)] == [201, 201, 507]
     assert held(client) == (2, 2 * len(raw))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="writes to /dev/full")
+def test_a_full_disk_is_told():
+    async def receive():
+        return {"type": "http.request", "body": head() + wav() + END, "more_body": False}
+
+    asked = Request(
+        {"type": "http", "headers": [(b"content-type", FORM["content-type"].encode())]}, receive
+    )
+    with pytest.raises(RefusedError, match="no room") as refusal:
+        asyncio.run(upload.receive(asked, Path("/dev/full"), 2**20, lambda count: None))
+    assert refusal.value.status_code == 507
+
+
+def test_a_header_without_end_is_not_gathered():
+    form = upload._Form(io.BytesIO(), 2**30, lambda count: None)
+    for told in (form.callbacks()["on_header_field"], form.callbacks()["on_header_value"]):
+        told(bytes(2**15), 0, 2**15)
+        with pytest.raises(RefusedError, match="no whole"):
+            told(bytes(2**16), 0, 2**16)
 
 
 def test_decoding_that_takes_too_long_ends(started, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 
 import pytest
@@ -78,6 +79,20 @@ def test_what_nobody_waits_for_ends(work):
         await until(lambda: work.held == 0)
 
     asyncio.run(run())
+
+
+def test_what_nobody_waits_for_ends_without_a_word(work, caplog):
+    async def run():
+        async def gone():
+            return True
+
+        with pytest.raises(GoneError):
+            await work.do(lambda: busily(threading.Event()), gone)
+        await until(lambda: work.held == 0)
+
+    asyncio.run(run())
+    gc.collect()
+    assert caplog.records == []
 
 
 def test_what_was_given_up_before_it_began_is_not_done(work):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from echoic.config import close_to
 from echoic.data.tasks.captioned import CAPTIONED, CaptionedSpec, CaptionedTask, open_captioned
-from echoic.data.tasks.check import Spec, TaskCheck, check_captioned, check_folder, check_timed
+from echoic.data.tasks.check import Spec, TaskCheck, check_captioned, check_classes
 from echoic.data.tasks.declared import DECLARED
 from echoic.data.tasks.opening import open_folder
 from echoic.data.tasks.task import Task, TaskSpec
@@ -75,13 +75,10 @@ def open_task(name: str, folder: str | Path) -> Task:
 def check_task(name: str, folder: str | Path) -> TaskCheck:
     """Of a task of any kind what is there and what is missing. Raises ConfigError on an unknown
     name, DataError where there is no such folder."""
-    match find_spec(name):
-        case TaskSpec() as spec:
-            return check_folder(spec, Path(folder))
-        case CaptionedSpec() as spec:
-            return check_captioned(spec, Path(folder))
-        case TimedSpec() as spec:
-            return check_timed(spec, Path(folder))
+    spec = find_spec(name)
+    if isinstance(spec, CaptionedSpec):
+        return check_captioned(spec, Path(folder))
+    return check_classes(spec, Path(folder))
 
 
 def _find(asked: str, known: Mapping[str, _Spec]) -> _Spec:

@@ -71,16 +71,15 @@ class TaskCheck:
         }
 
 
-def check_folder(spec: TaskSpec, folder: Path) -> TaskCheck:
-    """Raises DataError where there is no such folder. No audio is opened."""
+def check_classes(spec: TaskSpec | TimedSpec, folder: Path) -> TaskCheck:
+    """Of a task with labels or with time lines. Raises DataError where there is no such folder. No
+    audio is opened."""
     lists, problems = _lists(spec, folder)
     blank = TaskCheck(spec.name, str(folder), lists, expected=spec.expected, problems=problems)
     if problems:
         return blank
     try:
-        listed = listing(spec, folder)
-        found = [entry for entry in listed if entry.found]
-        classes = len(label_names(spec, folder, found))
+        listed, classes = _classes(spec, folder)
     except DataError as error:
         return replace(blank, problems=(str(error),))
     problems = (*_clip_problems(spec, listed), *_class_problems(spec, classes))
@@ -104,27 +103,22 @@ def check_captioned(spec: CaptionedSpec, folder: Path) -> TaskCheck:
     return replace(_counted(blank, listed), captions=captions, problems=problems)
 
 
-def check_timed(spec: TimedSpec, folder: Path) -> TaskCheck:
-    """The same of a set with time lines."""
-    lists, problems = _lists(spec, folder)
-    blank = TaskCheck(spec.name, str(folder), lists, expected=spec.expected, problems=problems)
-    if problems:
-        return blank
-    try:
-        listed = events_listed(spec, folder)
-    except DataError as error:
-        return replace(blank, problems=(str(error),))
-    classes = len({event.label for entry in listed for event in entry.events})
-    problems = (*_clip_problems(spec, listed), *_class_problems(spec, classes))
-    return replace(_counted(blank, listed), classes=classes, problems=problems)
-
-
 def _lists(spec: Spec, folder: Path) -> tuple[dict[str, bool], tuple[str, ...]]:
     """Which files are there, and a line for each that is not. Raises DataError."""
     require_folder(spec, folder)
     absent = spec.absent(folder)
     lists = {name: name not in absent for name in spec.needs}
     return lists, tuple(f"{name} is missing" for name in absent)
+
+
+def _classes(spec: TaskSpec | TimedSpec, folder: Path) -> tuple[Sequence[Listed], int]:
+    """The clips of the lists, and how many classes they have. Raises DataError."""
+    if isinstance(spec, TimedSpec):
+        timed = events_listed(spec, folder)
+        return timed, len({event.label for entry in timed for event in entry.events})
+    listed = listing(spec, folder)
+    found = [entry for entry in listed if entry.found]
+    return listed, len(label_names(spec, folder, found))
 
 
 def _counted(blank: TaskCheck, listed: Sequence[Listed]) -> TaskCheck:

@@ -56,9 +56,10 @@ def _label_file(spec: TaskSpec, folder: Path) -> dict[str, str]:
     if spec.labels is None:
         return {}
     rows = list(spec.labels.table.cells(folder))
-    if rows and not {spec.labels.key, spec.labels.name} <= rows[0].keys():
-        has = f"it has {', '.join(rows[0])}"
-        raise DataError(f"{folder / spec.labels.table.file}: no column {spec.labels.key!r}; {has}")
+    for column in (spec.labels.key, spec.labels.name) if rows else ():
+        if column not in rows[0]:
+            has = f"it has {', '.join(rows[0])}"
+            raise DataError(f"{folder / spec.labels.table.file}: no column {column!r}; {has}")
     return {row[spec.labels.key]: words(row[spec.labels.name]) for row in rows}
 
 

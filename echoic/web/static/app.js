@@ -26,8 +26,10 @@ const TITLES = {
   map: 'Map',
 };
 
+const named = () => location.hash.slice(1);
+
 function route({ focus = true } = {}) {
-  const name = location.hash.slice(1) in VIEWS ? location.hash.slice(1) : 'search';
+  const name = Object.hasOwn(VIEWS, named()) ? named() : 'search';
   for (const each of Object.keys(VIEWS)) {
     $(`view-${each}`).hidden = each !== name;
     const link = document.querySelector(`nav a[href="#${each}"]`);
@@ -87,6 +89,10 @@ async function start() {
   document.addEventListener('keydown', keys);
   for (const id of ['help', 'help-too'])
     $(id).addEventListener('click', () => $('keys').showModal());
+  document.querySelector('.skip').addEventListener('click', (event) => {
+    event.preventDefault(); // an address of its own would be that of another tool
+    document.querySelector('main > section:not([hidden]) h2').focus();
+  });
   $('keys-close').addEventListener('click', () => $('keys').close());
   $('retry').addEventListener('click', () => location.reload());
   try {

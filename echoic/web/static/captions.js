@@ -13,7 +13,9 @@ async function caption() {
   tellWrong($('caption-wrong'), null);
   busy(true);
   try {
-    showCaption(sound, await post('/api/caption', named(sound)));
+    const answer = await post('/api/caption', named(sound));
+    showCaption(sound, answer);
+    $('heard').textContent = shown(answer.text) || 'No words were found for it.';
     $('caption-told').textContent = '';
   } catch (error) {
     tellWrong($('caption-wrong'), error);
@@ -43,7 +45,7 @@ function showCaption(sound, { text, spans }) {
     el('p', { class: 'name-line' }, el('bdi', { class: 'name' }, shown(sound.name))),
     wave.element,
     el('blockquote', {}, el('bdi', {}, shown(text) || 'No words were found for it.')),
-    spans.length > 1 ? el('ol', { class: 'captions' }, lines) : (null ?? ''),
+    spans.length > 1 ? el('ol', { class: 'captions' }, lines) : '',
   );
 }
 

@@ -13,7 +13,9 @@ async function compare() {
   $('compare-go').disabled = true;
   $('compare-told').textContent = 'Listening to both…';
   try {
-    showBoth(a, b, await post('/api/compare', { a: named(a), b: named(b) }));
+    const answer = await post('/api/compare', { a: named(a), b: named(b) });
+    showBoth(a, b, answer);
+    $('heard').textContent = `cosine ${signed(answer.cosine)}`;
   } catch (error) {
     tellWrong($('compare-wrong'), error);
   }
@@ -21,6 +23,8 @@ async function compare() {
   $('compare-go').disabled = false;
   return undefined;
 }
+
+const signed = (cosine) => cosine.toFixed(3).replace('-', '−');
 
 function showBoth(a, b, { cosine }) {
   const mark = el('i');
@@ -50,8 +54,8 @@ function showBoth(a, b, { cosine }) {
   $('comparison').replaceChildren(
     el(
       'p',
-      { class: 'cosine', role: 'status' },
-      el('b', {}, cosine.toFixed(3).replace('-', '−')),
+      { class: 'cosine' },
+      el('b', {}, signed(cosine)),
       el('span', {}, ' cosine'),
     ),
     scale,

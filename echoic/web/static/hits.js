@@ -50,11 +50,10 @@ function about(hit, filterBy) {
         title: `Only below ${shown(folder)}`,
       })
     : null;
-  const caption = hit.caption ?? hit.moments.find((moment) => moment.caption)?.caption;
   const facts = [length(hit.duration_s), hit.format].filter(Boolean).map(shown).join(' · ');
   return [
     el('p', { class: 'facts' }, only, el('span', {}, facts)),
-    caption ? el('p', { class: 'caption' }, bdi(caption)) : null,
+    hit.caption ? el('p', { class: 'caption' }, bdi(hit.caption)) : null,
     hit.tags.length ? tagLine(hit.tags, filterBy) : null,
   ];
 }

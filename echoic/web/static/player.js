@@ -20,7 +20,8 @@ class Player extends EventTarget {
   }
 
   get playing() {
-    return Boolean(this.sound) && !this.#audio.paused && !this.#audio.ended;
+    const { paused, ended, error } = this.#audio; // one that failed is not paused
+    return Boolean(this.sound) && !paused && !ended && !error;
   }
 
   get time_s() {
@@ -42,7 +43,7 @@ class Player extends EventTarget {
 
   play(sound, from_s = null) {
     tellWrong($('player-wrong'), null);
-    if (!this.has(sound)) {
+    if (!this.has(sound) || this.#audio.error) {
       this.sound = sound;
       this.#audio.src = address(sound, 'audio');
       this.#audio.currentTime = from_s ?? 0;

@@ -5,7 +5,8 @@ import { sounds } from './sounds.js';
 
 const RATE_HZ = 48_000;
 
-let running = null; // {recorder, stream, started, timer}
+let running = null; // {recorder, timer}
+let asking = false; // the browser asks whether it may
 
 function missing() {
   if (!window.isSecureContext) return 'Recording needs https or this machine itself (localhost).';
@@ -21,8 +22,10 @@ const REASONS = {
 };
 
 async function begin() {
+  if (asking) return;
   tellWrong($('record-wrong'), null);
   let stream;
+  asking = true;
   try {
     // As it sounds: what makes speech clear to a phone call spoils other sounds.
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
@@ -30,6 +33,8 @@ async function begin() {
   } catch (error) {
     tellWrong($('record-wrong'), `Not recorded: ${REASONS[error.name] ?? error.message}.`);
     return;
+  } finally {
+    asking = false;
   }
   const recorder = new MediaRecorder(stream);
   const parts = [];
@@ -45,17 +50,24 @@ async function begin() {
 function elapsed(started) {
   const gone_s = (performance.now() - started) / 1000;
   $('record-time').textContent = clock(gone_s);
-  if (sounds.limits.sound_s && gone_s >= sounds.limits.sound_s - 1) end();
+  if (gone_s >= longest_s() - 1) end();
 }
 
 function end() {
-  clearInterval(running.timer);
-  running.recorder.stop();
-  running = null;
-  show();
+  if (running.recorder.state !== 'inactive') running.recorder.stop();
 }
 
+// What the server takes, as WAV.
+function longest_s() {
+  const { sound_s = Infinity, upload_bytes = Infinity } = sounds.limits;
+  return Math.min(sound_s, (upload_bytes - 44) / (2 * RATE_HZ));
+}
+
+// Also where the microphone was unplugged.
 async function ended(stream, parts, type) {
+  clearInterval(running.timer);
+  running = null;
+  show();
   for (const track of stream.getTracks()) track.stop();
   const blob = new Blob(parts, { type });
   const when = new Date().toTimeString().slice(0, 8).replaceAll(':', '-');
@@ -98,7 +110,6 @@ async function asWav(blob) {
 function show() {
   const on = Boolean(running);
   $('record').classList.toggle('is-recording', on);
-  $('record').setAttribute('aria-pressed', String(on));
   $('record').replaceChildren(
     icon(on ? 'stop' : 'mic'),
     on ? 'Stop' : 'Record',
