@@ -36,7 +36,15 @@ from echoic.encoders.sentences import SentenceEncoder
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.eval.zeroshot import LAION_TEMPLATE, class_vectors
 from echoic.hub import find_model, push_to_hub, save_pretrained
-from echoic.items import BLOCK_S, Stretch, as_items, hear_items, item_name, shortest_first
+from echoic.items import (
+    BLOCK_S,
+    SilenceWatch,
+    Stretch,
+    as_items,
+    hear_items,
+    item_name,
+    shortest_first,
+)
 from echoic.listening import AudioTower, Piece, Windows, listening
 from echoic.m2d_features import label_logits, probe_vectors, read_features
 from echoic.streaming import each_score, each_vector, live_vectors
@@ -459,16 +467,20 @@ class EchoicModel:
         Raises AudioError, and EchoicError where steps do not fit the model or it reads no text.
         """
         classes = self.embed_labels(labels, templates) if classes is None else classes
-        blocks = stream_audio(item, rate_hz=self.rate_hz, block_s=BLOCK_S, name=item_name(0, item))
-        return read_timeline(
+        name = item_name(0, item)
+        watch = SilenceWatch(name)
+        blocks = stream_audio(item, rate_hz=self.rate_hz, block_s=BLOCK_S, name=name)
+        line = read_timeline(
             self._audio,
-            blocks,
+            watch.passing(blocks),
             self._features,
             classes,
             _named(labels),
             scale=self._scale,
             steps=steps,
         )
+        watch.tell("time line")
+        return line
 
     def stream(
         self,

@@ -11,6 +11,7 @@ N clips, M captions, C classes, I items, D embedding width, T samples.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -263,12 +264,26 @@ def _search(
     names: Sequence[str],
     map10: Map10 = "sorted",
 ) -> Search:
+    _note_shared(clips)
     owner = np.repeat(np.arange(len(clips)), [len(clip.captions) for clip in clips])
     text = embed_text([caption for clip in clips for caption in clip.captions])
     first = np.flatnonzero(np.diff(owner, prepend=-1))
     ranks = retrieve(audio.numpy(), text.numpy(), owner, map10=map10)
     space = measure_space(audio.numpy(), text.numpy(), ranks.owner)
     return Search(ranks, names, [clip.captions[0] for clip in clips], audio, text[first], space)
+
+
+def _note_shared(clips: Sequence[Clip]) -> None:
+    """Where clips share captions, as those made of class names do, that alone lowers figures."""
+    having = Counter(caption for clip in clips for caption in set(clip.captions))
+    shared = sum(any(having[caption] > 1 for caption in clip.captions) for clip in clips)
+    if 10 * shared > len(clips):
+        log.warning(
+            "%d of %d clips have a caption that another has too: no model can tell these apart, "
+            "and retrieval is the lower for it",
+            shared,
+            len(clips),
+        )
 
 
 def _captioned(

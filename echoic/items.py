@@ -107,28 +107,33 @@ def _pieces(
     error."""
     for index, item in enumerate(as_items(items)):
         name = item_name(index, item)
-        sound = _Sound()
+        watch = SilenceWatch(name)
         try:
             blocks = stream_audio(item, rate_hz=tower.rate_hz, block_s=BLOCK_S, name=name)
-            for piece in listening.pieces(tower, sound.watched(blocks)):
+            for piece in listening.pieces(tower, watch.passing(blocks)):
                 yield index, piece
         except AudioError as error:
             yield index, error
         else:
-            if not sound.heard:
-                log.warning("%s: silent; its %s says nothing", name, finding)
+            watch.tell(finding)
             yield index, None
 
 
-class _Sound:
-    """Whether anything was heard in the blocks that passed."""
+class SilenceWatch:
+    """Whether anything was heard in the blocks of an item that passed. name: what messages say."""
 
-    heard = False
+    def __init__(self, name: str) -> None:
+        self._name, self._heard = name, False
 
-    def watched(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    def passing(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for block in blocks:
-            self.heard = self.heard or bool(np.any(np.abs(block) >= SILENCE_PEAK))
+            self._heard = self._heard or bool(np.any(np.abs(block) >= SILENCE_PEAK))
             yield block
+
+    def tell(self, finding: str) -> None:
+        """Warn where all was silent. finding: what is made of the item, such as its vector."""
+        if not self._heard:
+            log.warning("%s: silent; its %s says nothing", self._name, finding)
 
 
 def _hear(

@@ -40,6 +40,7 @@ from echoic.towers import M2dTower, PackedTower
 from echoic.types import AudioFeatures, EchoicError, Ragged
 
 Scale = Literal["probability", "cosine"]
+_SLIVER = 0.1  # of a step: a shorter last one belongs to the one before
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Timeline:
 
     cosines: (N, C) of each step with each label, in [-1, 1]. probabilities: (N, C) their softmax
     over the labels at the model's scale, as `classify` has it: it says which of the labels, not
-    whether any. step_s: step n is from n step_s to (n + 1) step_s, or to the end.
+    whether any. step_s: step n is from n step_s to (n + 1) step_s, the last one to the end.
     """
 
     labels: tuple[str, ...]
@@ -232,7 +233,7 @@ def stream_vectors(
             yield Stretch(done, held.vectors(tower, middles, steps.window_s), held.stop_s)
             done += len(middles)
     if held is not None:
-        count = math.ceil(held.stop_s / steps.step_s - 1e-9)
+        count = max(1, math.ceil(held.stop_s / steps.step_s - _SLIVER))
         middles = _middles(done, count, steps.step_s)
         yield Stretch(done, held.vectors(tower, middles, steps.window_s), held.stop_s)
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,7 +114,8 @@ def test_recipes(run, documented):
         (["embed", "x.wav", "--model", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["classify", "x.wav"], "--labels or --labels-file"),
         (["classify", "x.wav", "--labels", " , "], "no label"),
-        (["classify", "x.wav", "--labels-file", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["classify", "x.wav", "--labels-file", "nowhere.txt"], "nowhere.txt: no such file"),
+        (["classify", "x.wav", "--labels-file", "."], ".: cannot be read (Is a directory)"),
         (["eval"], "--data PATH, --suite NAME (as --suite quick), or --task NAME"),
         (["eval", "--suite", "qick"], "did you mean quick"),
         (["embed", "x.wav", "--out", "vectors.txt"], "--out writes .npz or .json"),
@@ -131,6 +133,26 @@ def test_ctrl_c_is_one_line(run, monkeypatch):
 
     monkeypatch.setattr("echoic.recipes.find_stages", pressed)
     assert run("recipes") == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from echoic.__main__ import main; sys.exit(main())",
+        "import runpy; runpy.run_module('echoic', None, '__main__')",
+    ],
+)
+def test_ctrl_c_while_commands_are_loaded_is_one_line(start):
+    pressed = (
+        "import signal, sys\n"
+        "class Press:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Press())\n"
+    )
+    words = [sys.executable, "-c", pressed + start]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
 
 
 def test_full_disk_is_one_line(refused, monkeypatch):
@@ -168,6 +190,13 @@ def test_embed_writes_vectors(run, place, documented, tmp_path):
     run("embed", place / "sounds", "--model", model, "-o", "v.json")
     assert len(json.loads((tmp_path / "v.json").read_text())["vectors"]) == 10
     assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("name", ["v.npz", "v.json"])
+def test_a_wrong_name_costs_no_vectors(refused, place, tmp_path, name):
+    (tmp_path / name).write_bytes(b"older")
+    assert refused("embed", "soundz", "-m", place, "-o", name) == "error: soundz: no such file"
+    assert (tmp_path / name).read_bytes() == b"older"
 
 
 def test_search_in_vectors_heard_another_way(run, refused, place, tmp_path):
@@ -294,6 +323,20 @@ def test_classify(run, documented, place, tmp_path):
     assert out.count("%") == 2
 
 
+def test_a_file_among_the_labels_is_told(run, refused, place):
+    sound = place / "sounds" / "tone0.wav"
+    for name in ("labels.txt", "rain"):
+        Path(name).write_text("rain\nbell\n")
+    told = "--labels labels.txt is a file: did you mean --labels-file labels.txt?"
+    for command in ("classify", "tag"):
+        line = refused(command, sound, "--labels", "labels.txt", "-m", place)
+        assert line == f"error: {command}: {told}"
+    code, _, err = run("classify", sound, "--labels", "labels.txt,bell", "-m", place)
+    assert (code, err) == (0, f"warning: {told}\n")
+    code, _, err = run("classify", sound, "--labels", "rain,gone.txt", "-m", place)
+    assert (code, err) == (0, "")
+
+
 def test_template_without_a_hole_is_refused(refused, place):
     sound = place / "sounds" / "tone0.wav"
     line = refused("classify", sound, "--labels", "a,b", "-m", place, "--template", "a sound")
@@ -401,8 +444,8 @@ def test_ctrl_c_stops_and_resume_goes_on(place, tmp_path, run):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out == ""
-    assert err.splitlines()[-1] == "error: interrupted"
-    assert "--resume goes on from here" in err
+    assert "--resume goes on from here" in err.splitlines()[-1]
+    assert "interrupted" not in err
     stopped = max(int(path.name[5:]) for path in folder.glob("checkpoints/step-*"))
     assert stopped < 150
     code, out, err = run(*command, "--resume", "--json")
@@ -509,6 +552,23 @@ def test_synth_shards_and_check(documented, run, refused):
     assert code == 0
     assert "packed: 3 of 3 clips are good" in out
     assert "made: already holds shards" in refused("data", "synth", "made", "--clips", 3)
+
+
+def test_what_is_wrong_with_a_table_names_the_options(place, run, refused_any, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("file,caption\ntone0.wav,rain\ngone.wav,dog\n")
+    sounds = ["--audio-dir", place / "sounds"]
+    way = "name their folder as --audio-dir, or leave them out with"
+    line = refused_any("train", "nano", "--data", table, *sounds)
+    assert f"{way} --missing skip" in line
+    line = refused_any("data", "check", table, *sounds)
+    assert line.count(str(table)) == 1
+    assert f"{way} echoic train --missing skip" in line  # it has no such option itself
+    assert "given as --audio-dir" in refused_any("data", "check", table, "--audio-dir", "none")
+    (tmp_path / "u.csv").write_text("sound,words\na.wav,hello\n")
+    assert "with --file-column" in refused_any("data", "check", tmp_path / "u.csv")
+    line = refused_any("data", "keywords", table, "--out", tmp_path / "made")
+    assert "(see --tag-column)" in line
 
 
 def test_keywords(documented, run, refused, tmp_path):

@@ -94,6 +94,16 @@ def test_clip_without_tag_is_not_classified(model):
     assert evaluate(model, Tones(["a", "b"], tags=["x"]), bootstrap=BOOT).zero_shot is None
 
 
+@pytest.mark.parametrize(("alike", "told"), [(1, False), (2, True)])
+def test_clips_that_share_captions_are_told(model, caplog, alike, told):
+    source = Tones([*"abcdefghij"])
+    for clip in range(alike):
+        source.clips[clip] = replace(source.clips[clip], captions=("a sound of rain",))
+    evaluate(model, source, measures=("retrieval",), bootstrap=BOOT)
+    line = "2 of 10 clips have a caption that another has too"
+    assert any(line in message for message in caplog.messages) == told
+
+
 def test_bad_clips_are_named_and_left_out(model, caplog):
     found = evaluate(model, Tones(["a", "bad", "silent", "b"]), bootstrap=BOOT)
     assert found.data["clips"] == 2

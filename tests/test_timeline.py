@@ -174,6 +174,17 @@ def test_each_step_is_heard_with_half_a_window_more_on_both_sides(model):
         assert each.first == 0 or middles_s[0] - FINE.window_s >= start_s - 1e-9
 
 
+@pytest.mark.parametrize(
+    ("samples", "count"), [(1, 1), (16_000, 10), (16_016, 10), (16_160, 10), (16_400, 11)]
+)
+def test_a_sliver_at_the_end_belongs_to_the_step_before(model, samples, count):
+    """A resampler leaves a sample over, an encoder some."""
+    line = model.timeline(tiny.noise(1.1)[:samples], LABELS, steps=FINE)
+    assert len(line.cosines) == count
+    assert line.spans(0.0)[-1].offset_s == line.edges_s[-1] == samples / tiny.RATE
+    assert np.diff(line.edges_s[1:]).min(initial=0.1) >= 0.1 * FINE.step_s
+
+
 def test_of_a_recording_with_fewer_tokens_than_steps_the_nearest_counts(model):
     line = model.timeline(tiny.noise(0.3), LABELS, steps=Steps(0.01, 0.01, 1.0))
     assert len(line.cosines) == 30

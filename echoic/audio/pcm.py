@@ -113,7 +113,10 @@ def _wav_header(read: Read, name: str) -> tuple[PcmFormat, int | None]:
     if not mark:
         raise AudioError(name, "is empty (0 bytes)")
     if mark[:4] not in (b"RIFF", b"RF64") or mark[8:] != b"WAVE":
-        raise AudioError(name, "has no WAV header: say what the samples are, as s16le:16000")
+        raise AudioError(
+            name, "has no WAV header: say what the samples are (--pcm s16le:16000); compressed "
+            "sound is given as a file"
+        )  # fmt: skip
     form, passed = None, 0
     while len(head := read(8)) == 8 and passed < _HEADER_BYTES:
         kind, size = struct.unpack("<4sI", head)

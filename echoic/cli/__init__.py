@@ -13,8 +13,10 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 import echoic
 from echoic.cli import (
@@ -42,7 +44,31 @@ _ENVIRONMENT = (
     errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
 )  # fmt: skip
 
+
+class _Group(TyperGroup):
+    """Ctrl-C is an Abort: typer makes of it an exit with 130, which is that of a training that was
+    asked to stop and has said so."""
+
+    # of click's own Context, or that of typer's copy
+    def make_context(self, *words: Any, **options: Any) -> Any:
+        with _ctrl_c_aborts():
+            return super().make_context(*words, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _ctrl_c_aborts():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _ctrl_c_aborts() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Abort from None
+
+
 app = typer.Typer(
+    cls=_Group,
     name="echoic",
     help="Pretrain, evaluate and use language-audio models.\n\n"
     "Start with **echoic demo**: in some minutes it trains a small model on sounds "
@@ -100,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = app(args=arguments or ["--help"], prog_name="echoic", standalone_mode=False)
             sys.stdout.flush()  # so that a reader who has gone is met here
         except (KeyboardInterrupt, typer.Abort):
-            code = _CTRL_C
+            _refuse("interrupted")
+            return _CTRL_C
         except _ClickException as error:
             return _refuse(_usage(error))
         except Exception as error:
@@ -111,9 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _silence_stdout()
                 return _PIPE
             return _refuse(line)
-    if code == _CTRL_C:
-        _refuse("interrupted")
-    return int(code or 0)
+    return int(code or 0)  # 130 of a training that was asked to stop, and has said so
 
 
 def _refuse(line: str) -> int:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -157,6 +158,19 @@ CpuThreads = Annotated[
     ),
 ]
 
+RecipeSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size", help="Of the recipe, as small in slap:small.", show_default="the recipe's"
+    ),
+]
+RecipeStage = Annotated[
+    str | None,
+    typer.Option(
+        "--stage", help="One stage of the recipe, alone.", show_default="all, in their order"
+    ),
+]
+
 _TABLE_PANEL = "Columns and files of a table"
 AudioDir = Annotated[
     Path | None,
@@ -201,6 +215,18 @@ LeaveOut = Annotated[
         rich_help_panel=_TABLE_PANEL,
     ),
 ]
+
+
+def recipe_name(recipe: str, size: str | None, stage: str | None) -> str:
+    """The recipe with its size and stage, as `m2d_clap:nano,stage2`. Raises EchoicError."""
+    from echoic.recipes import default_size
+
+    if ":" in recipe and (size or stage):
+        raise wrong(f"{recipe}: names its size or stage; --size and --stage go with a bare name")
+    if stage is not None and size is None:
+        size = default_size(recipe)
+    parts = [part for part in (size, stage) if part is not None]
+    return f"{recipe}:{','.join(parts)}" if parts else recipe
 
 
 def names_in(told: str | None) -> list[str] | None:
@@ -287,17 +313,18 @@ class TableOptions:
         from echoic.data.contamination import leave_out, read_ids
         from echoic.data.sources import open_source
 
-        source = open_source(
-            path,
-            audio_dir=self.audio_dir,
-            file_column=self.file_column,
-            caption_column=self.caption_column or None,
-            tag_column=self.tag_column,
-            captions=captions,
-            captions_from=self.captions_from,
-            need_captions=need_captions,
-            missing=self.missing.value,
-        )
+        with told_as_options():
+            source = open_source(
+                path,
+                audio_dir=self.audio_dir,
+                file_column=self.file_column,
+                caption_column=self.caption_column or None,
+                tag_column=self.tag_column,
+                captions=captions,
+                captions_from=self.captions_from,
+                need_captions=need_captions,
+                missing=self.missing.value,
+            )
         if self.leave_out:
             source, left = leave_out(source, [read_ids(file) for file in self.leave_out])
             say(f"{path}: {left}")
@@ -315,6 +342,28 @@ class TableOptions:
             *(("--leave-out", file) for file in self.leave_out or ()),
         ]
         return [word for name, value in given if value is not None for word in (name, str(value))]
+
+
+_ARGUMENT = re.compile(r"\b(as|with|see) (?:(\w+)_(dir|column)\b|(missing)=\"(skip)\")")
+
+
+@contextmanager
+def told_as_options() -> Iterator[None]:
+    """What a DataError says of the arguments of `open_source`, it says of the options that stand
+    for them: `as --audio-dir`, `with --missing skip`."""
+    from echoic.types import DataError
+
+    try:
+        yield
+    except DataError as error:
+        line = str(error.args[0])
+        error.args = (_ARGUMENT.sub(_as_option, line),)
+        raise
+
+
+def _as_option(found: re.Match[str]) -> str:
+    before, what, kind, missing, value = found.groups()
+    return f"{before} --{missing} {value}" if missing else f"{before} --{what}-{kind}"
 
 
 def messages() -> Console:

@@ -26,6 +26,7 @@ from echoic.cli.common import (
     emit,
     program,
     say,
+    told_as_options,
     told_now_and_then,
     use_cpu,
     wrong,
@@ -166,23 +167,25 @@ def keywords(
     from echoic.data.sources import tagged_clips
 
     use_cpu(cpu_threads)
-    clips = tagged_clips(
-        source,
-        audio_dir=audio_dir,
-        file_column=file_column,
-        tag_column=tag_column,
-        missing=missing.value,
-    )
+    with told_as_options():
+        clips = tagged_clips(
+            source,
+            audio_dir=audio_dir,
+            file_column=file_column,
+            tag_column=tag_column,
+            missing=missing.value,
+        )
     options = {"beams": beams, "max_tokens": max_tokens, "joint": joint, "seed": seed}
-    summary = write_captions(
-        clips,
-        _generator(generator, {**options, "device": device}),
-        out,
-        batch=batch,
-        shortest_s=shortest_s,
-        debias=DEBIAS if debias else {},
-        progress=told_now_and_then("clips"),
-    )
+    with told_as_options():
+        summary = write_captions(
+            clips,
+            _generator(generator, {**options, "device": device}),
+            out,
+            batch=batch,
+            shortest_s=shortest_s,
+            debias=DEBIAS if debias else {},
+            progress=told_now_and_then("clips"),
+        )
     _captioned(summary, source, as_json)
 
 
@@ -259,7 +262,8 @@ def check(
         _tell(found)
     if problems or bad:
         counts = f"{len(bad)} of {len(source.clips)} clips are unusable"
-        raise wrong(f"{path}: {'; '.join([*problems, counts] if bad else problems)}")
+        told = [each.removeprefix(f"{place}: ") for each in problems]
+        raise wrong(f"{path}: {'; '.join([*told, counts] if bad else told)}")
 
 
 def _opened(path: Path, table: TableOptions) -> tuple[Source, list[str]]:
@@ -272,9 +276,12 @@ def _opened(path: Path, table: TableOptions) -> tuple[Source, list[str]]:
         return table.open(path), []
     except DataError as error:
         try:
-            return replace(table, missing=Missing.skip).open(path), [str(error)]
+            skipped = replace(table, missing=Missing.skip).open(path)
         except DataError:
             raise error from None
+        # of what this command tells of, not of its own
+        line = str(error).replace("--missing skip", "echoic train --missing skip")
+        return skipped, [line]
 
 
 def _bad_clips(source: Source, threads: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -326,11 +327,13 @@ def search(
             raise wrong(
                 "search: with FOLDERS there are words alone; index them first: echoic index"
             )
+        _tell_of_quotes(query or "", sounds)
         _tell_of_an_index(query or "", sounds)
         return _search_now(listener(model), query or "", sounds, top, as_json)
     from echoic.index import Index
 
     place = _index_place(index)
+    Index.open(place).about  # noqa: B018 (where there is none, that is told before all else)
     asks = query is not None or like is not None or without
     hearing = listener(model or _maker(Index.open(place))) if asks else None
     with Index.open(place, model=hearing) as held:
@@ -342,6 +345,8 @@ def search(
             top=top,
             like_weight=like_weight,
         )
+        if not hits:
+            say(_why_none(held, where))
     if m3u is not None:
         _write_m3u(m3u, hits)
     if table is not None:
@@ -350,6 +355,20 @@ def search(
         emit({"query": query, "index": str(held.folder), "hits": [hit.to_json() for hit in hits]})
     else:
         show(_moments_table(hits))
+
+
+def _tell_of_quotes(query: str, sounds: Sequence[Path]) -> None:
+    """For `search rain on a roof field/`: words that name no files. A single one may as well be a
+    folder with a slip in it."""
+    words = [str(each) for each in takewhile(_is_word, sounds)]
+    if not words or len(sounds) == 1:
+        return
+    asked = typed("echoic", "search", " ".join([query, *words]), *sounds[len(words) :])
+    say(f"{', '.join(words)}: no such file; put the words in quotes:  {asked}")
+
+
+def _is_word(given: Path) -> bool:
+    return not given.suffix and len(given.parts) == 1 and not given.exists()
 
 
 def _tell_of_an_index(query: str, sounds: Sequence[Path]) -> None:
@@ -418,7 +437,11 @@ def _where(
         return None
     from echoic.index import Where
 
-    days = (_day("--since", since), _day("--until", until))
+    if min_s is not None and max_s is not None and min_s > max_s:
+        raise wrong(f"search: --min-s {min_s:g} is above --max-s {max_s:g}")
+    days = first, last = _day("--since", since), _day("--until", until)
+    if first and last and first > last:
+        raise wrong(f"search: --since {first} is after --until {last}")
     return Where(folder, min_s, max_s, *days, tuple(formats or ()), tuple(tags or ()), caption)
 
 
@@ -429,6 +452,33 @@ def _day(option: str, text: str | None) -> date | None:
         return None if text is None else date.fromisoformat(text)
     except ValueError:
         raise wrong(f"search: {option} {text!r} is no day such as 2026-01-31") from None
+
+
+def _why_none(held: Index, where: Where | None) -> str:
+    """The line for a search without hits: a filter that nothing fits by itself is named."""
+    from echoic.index import Where
+
+    def any_fits(**filters: Any) -> bool:
+        return bool(held.search(where=Where(**filters), top=1))
+
+    sounds = held.about.sounds
+    if where is None or not any_fits():
+        return f"no hits: no recording is in the index: {typed('echoic', 'index', sounds)}"
+    if where.caption is not None and not held.has_captions:
+        made = typed("echoic", "index", sounds, "--captions")
+        return f"no hits: the index has no captions: {made}"
+    given = {name: value for name, value in vars(where).items() if value not in (None, ())}
+    alone = [name for name, value in given.items() if not any_fits(**{name: value})]
+    told = ", ".join(_option(name, given[name]) for name in alone or given)
+    return f"no hits: no recording of the index fits {told}{'' if alone else ' together'}"
+
+
+def _option(name: str, value: object) -> str:
+    """A filter as one would type it."""
+    many = {"formats": "format", "tags": "tag"}
+    option = f"--{many.get(name, name.replace('_', '-'))}"
+    values = value if isinstance(value, tuple) else (value,)
+    return typed(*(word for each in values for word in (option, each)))
 
 
 def _moments_table(hits: Sequence[Hit]) -> Table:

@@ -85,7 +85,10 @@ def tag_stdin(model: EchoicModel, told: PcmFormat | None, wanted: LiveTags) -> L
 def _heard(
     blocks: Iterable[np.ndarray], form: PcmFormat, stop: StopRequest, found: LiveFound
 ) -> Iterator[np.ndarray]:
-    """The blocks as they are, until somebody asks to stop; counts them."""
+    """The blocks as they are, until somebody asks to stop; counts them. Raises AudioError where the
+    end comes before the first sample."""
+    from echoic.types import AudioError
+
     samples = 0
     for block in blocks:
         samples += len(block)
@@ -93,6 +96,8 @@ def _heard(
         yield block
         if stop.asked:
             return
+    if not samples and not stop.asked:
+        raise AudioError(NAME, "is empty (no samples came)")
 
 
 def _decided(

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from echoic.cli.common import JsonOption, emit, plain_table, say, show, wrong
+from echoic.cli.common import (
+    JsonOption,
+    RecipeSize,
+    RecipeStage,
+    emit,
+    plain_table,
+    recipe_name,
+    say,
+    show,
+    wrong,
+)
 
 if TYPE_CHECKING:
     from echoic.plan.planner import Option, StagePlan
@@ -31,6 +41,8 @@ def plan(
             metavar="KEY.SUB=VALUE", show_default=False, help="Changes to it, as of echoic train."
         ),
     ] = None,
+    size: RecipeSize = None,
+    stage: RecipeStage = None,
     pairs: Annotated[float, typer.Option(help="Clips with captions.")] = 1e6,
     mean_s: Annotated[float, typer.Option(help="Their mean length in seconds.")] = 10.0,
     gpus: Annotated[int, typer.Option(min=1, help="In all.")] = 8,
@@ -87,10 +99,11 @@ def plan(
         cores=cores, network_gbit_s=network_gbit_s,
         hours_per_core_s=HOURS_PER_CORE_S if hours_per_core_s is None else hours_per_core_s,
     )  # fmt: skip
-    stages = changed(find_stages(recipe), overrides or ())
+    named = recipe_name(recipe, size, stage)
+    stages = changed(find_stages(named), overrides or ())
     plans = [plan_recipe(each.recipe, ask) for each in stages if each.recipe is not None]
     if not plans:
-        raise wrong(f"{recipe}: tunes a model on labels, which is not planned")
+        raise wrong(f"{named}: tunes a model on labels, which is not planned")
     for each in stages:
         if each.recipe is None:
             say(f"{each.name}: tuning on labels, not planned")

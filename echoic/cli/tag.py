@@ -165,6 +165,7 @@ def tag(
     names = chosen_labels("tag", labels, labels_file)
     live = sounds == [Path(LIVE)]
     _check(names, sounds, by, threshold, pcm, as_json, scores)
+    _check_range(by, threshold=threshold, low=low)
     from echoic.eval.zeroshot import LAION_TEMPLATE, prompt
     from echoic.spans import THRESHOLD, Medians, SpanRule
     from echoic.timeline import Steps
@@ -267,7 +268,8 @@ def _tag_files(
             telling.document(file, line, spans)
         else:
             show_line(console, file, line, spans, by)
-    telling.write()
+    if len(errors) < len(files):  # else the older files are better than empty ones
+        telling.write()
     if telling.as_json:
         emit(
             {
@@ -333,6 +335,14 @@ def _check(
         raise wrong("tag: --by cosine needs a --threshold: what is much differs by model")
     if scores and (live or not as_json):
         raise wrong("tag: --scores is for files, with --json")
+
+
+def _check_range(by: By, **given: float | None) -> None:
+    """Raises EchoicError on what no score of that kind can be."""
+    least = -1 if by is By.cosine else 0
+    for name, value in given.items():
+        if value is not None and not least <= value <= 1:
+            raise wrong(f"tag: --{name} {value:g} by {by}: give {least} to 1")
 
 
 def _pcm_format(told: str | None) -> PcmFormat | None:

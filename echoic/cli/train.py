@@ -22,6 +22,8 @@ from echoic.cli.common import (
     LeaveOut,
     Missing,
     MissingOption,
+    RecipeSize,
+    RecipeStage,
     ResumeOption,
     TableOptions,
     TagColumn,
@@ -30,6 +32,7 @@ from echoic.cli.common import (
     messages,
     plain_table,
     program,
+    recipe_name,
     say,
     show,
     train_on_cpu,
@@ -104,14 +107,8 @@ def train(
             "one with stages: stage1:optim.lr=3e-4.",
         ),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(help="Of the recipe, as small in slap:small.", show_default="the recipe's"),
-    ] = None,
-    stage: Annotated[
-        str | None,
-        typer.Option(help="One stage of the recipe, alone.", show_default="all, in their order"),
-    ] = None,
+    size: RecipeSize = None,
+    stage: RecipeStage = None,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -182,7 +179,7 @@ def train(
     from echoic.stages import changed, run_stages
     from echoic.train.world import current
 
-    named = _named(recipe, size, stage)
+    named = recipe_name(recipe, size, stage)
     stages = changed(find_stages(named), overrides or ())
     stages = tuple(_given(each, seed, sentences) for each in stages)
     if sentences is not None and not any(map(_reads_sentences, stages)):
@@ -229,18 +226,6 @@ def train(
     writes = last is not None and last.objectives.captioning > 0
     for line in next_commands(done.file, source, measured, reads=reads, writes=writes):
         print(line)
-
-
-def _named(recipe: str, size: str | None, stage: str | None) -> str:
-    """The recipe with its size and stage, as `m2d_clap:nano,stage2`. Raises EchoicError."""
-    from echoic.recipes import default_size
-
-    if ":" in recipe and (size or stage):
-        raise wrong(f"{recipe}: names its size or stage; --size and --stage go with a bare name")
-    if stage is not None and size is None:
-        size = default_size(recipe)
-    parts = [part for part in (size, stage) if part is not None]
-    return f"{recipe}:{','.join(parts)}" if parts else recipe
 
 
 def _given(stage: Stage, seed: int | None, sentences: Path | None) -> Stage:

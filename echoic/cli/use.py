@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -109,7 +109,7 @@ def embed(
         ],
         "errors": heard.errors,
     }
-    if out is not None:
+    if out is not None and (heard.files or not heard.errors):  # an older file is better than none
         _write_vectors(out, heard, listener.space_id, document)
         say(f"{len(heard.files)} vectors of {listener.embed_dim} values written to {out}")
     if as_json:
@@ -255,17 +255,38 @@ def chosen_labels(command: str, listed: str | None, file: Path | None) -> list[s
     """Of --labels or --labels-file, each once. Raises EchoicError."""
     if (listed is None) == (file is None):
         raise wrong(f"{command}: give --labels or --labels-file, one of the two")
-    if file is None:
-        names = (listed or "").split(",")
-    else:
-        try:
-            names = file.read_text("utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise wrong(f"{file}: cannot be read ({error})") from None
+    names = (listed or "").split(",") if file is None else _lines_of(file)
     kept = list(dict.fromkeys(name.strip() for name in names if name.strip()))
     if not kept:
         raise wrong(f"{file or '--labels'}: no label in it")
+    if file is None:
+        _look_for_files(command, kept)
     return kept
+
+
+def _lines_of(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise wrong(f"{file}: no such file") from None
+    except OSError as error:
+        raise wrong(f"{file}: cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError as error:
+        raise wrong(f"{file}: cannot be read ({error})") from None
+
+
+def _look_for_files(command: str, labels: Sequence[str]) -> None:
+    """Tell of a label that is a file's name. Raises EchoicError where there is no other."""
+    from echoic.data.files import is_file
+
+    for label in labels:
+        if not Path(label).suffix or not is_file(Path(label)):  # a label may well be called "rain"
+            continue
+        told = f"--labels {label} is a file: did you mean --labels-file {label}?"
+        if len(labels) == 1:
+            raise wrong(f"{command}: {told}")
+        say(f"warning: {told}")
+        return
 
 
 def _write_vectors(path: Path, heard: HeardFiles, space_id: str, document: object) -> None:

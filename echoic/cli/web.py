@@ -118,7 +118,7 @@ def web(
             model_name=file.parent.name if file.stem == "model" else file.name,
         )
         app = create_app(opened, folder, settings)
-        say(f"{settings.model_name}; {_of_index(folder, about)}")
+        say(f"model {settings.model_name}; {_of_index(folder, about)}")
         _tell(host, held.getsockname()[1], token)
         serve(app, held, allowed)
     say("stopped; the uploaded sounds are removed")

@@ -29,6 +29,9 @@ from echoic.types import CheckpointError, ConfigError, first_line
 
 FORMAT = "echoic-1"
 FILE_NAME = "model.safetensors"
+# of the other file that echoic writes, which finetune reads: a head, and a tower if that was tuned
+CLASSIFIER_FORMAT = "echoic-classifier-1"
+CLASSIFIER_FILE_NAME = "classifier.safetensors"
 
 
 @dataclass(frozen=True)

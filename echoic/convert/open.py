@@ -25,7 +25,14 @@ from echoic.convert.huggingface import (
 from echoic.convert.known import known_model
 from echoic.convert.laion import AUDIO, laion_model
 from echoic.convert.m2d import is_m2d, m2d_model
-from echoic.convert.native import FILE_NAME, FORMAT, ModelFile, load_model
+from echoic.convert.native import (
+    CLASSIFIER_FILE_NAME,
+    CLASSIFIER_FORMAT,
+    FILE_NAME,
+    FORMAT,
+    ModelFile,
+    load_model,
+)
 from echoic.convert.torch_file import SUFFIXES, is_pickled, read_state_dict
 from echoic.encoders.tokenizer import TextTokenizer
 from echoic.model import ModelSpec
@@ -72,6 +79,8 @@ def open_model(path: Path) -> ModelFile:
     if header is not None and header[0] != FORMAT:
         if path.name == FILE_NAME and is_huggingface(path.parent):
             return load_huggingface(path.parent)
+        if header[0] == CLASSIFIER_FORMAT:
+            raise _not_a_model(path)
         raise CheckpointError(
             f"{path}: a safetensors file, but not a model of echoic's (no {FORMAT} header); it "
             f"looks like {looks_like(header[1])}"
@@ -114,17 +123,28 @@ def looks_like(names: Iterable[str]) -> str:
 
 def model_in(folder: Path) -> Path:
     """The one file of a model in a folder, which need not be there; the folder, where it is Hugging
-    Face's. Raises CheckpointError where there are several."""
+    Face's. Raises CheckpointError where there are several, or a classifier alone."""
     if is_huggingface(folder):
         return folder
     files = sorted(each for each in folder.iterdir() if each.suffix in SUFFIXES)
-    if not files or (folder / FILE_NAME).exists():
-        return folder / FILE_NAME
+    own = folder / FILE_NAME
+    if not files and not own.exists() and (folder / CLASSIFIER_FILE_NAME).is_file():
+        raise _not_a_model(folder)
+    if not files or own.exists():
+        return own
     if len(files) > 1:
         raise CheckpointError(
             f"{folder}: holds {len(files)} checkpoints; name one, such as {files[0]}"
         )
     return files[0]
+
+
+def _not_a_model(classifier: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{classifier}: a classifier of echoic finetune, not a model; in Python: from "
+        f"echoic.finetune import load_classifier; load_classifier({str(classifier)!r}, "
+        "echoic.load(MODEL)).probabilities(['a.wav']), MODEL being the one it was trained on"
+    )
 
 
 def _open_folder(folder: Path) -> ModelFile:

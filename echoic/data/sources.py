@@ -277,7 +277,10 @@ def _entries(
             entries[file] = (_merged(first, clip), cells)
         else:
             entries[file] = (clip, row.cells)
-    where, total, looked = table.path, len(table.rows), " or ".join(map(str, folders))
+    where, total = table.path, len(table.rows)
+    *asked, beside, below = folders
+    usual = f"the table's folder ({beside}) or {beside}{os.sep}{below.name}"
+    looked = ", ".join([*map(str, asked), usual])
     fix = "correct the paths, name their folder as audio_dir"
     what = f"rows name no file in {looked}"
     refuse(where, absent, total, what, fix=fix, missing=rules.missing)

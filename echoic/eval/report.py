@@ -7,6 +7,7 @@ measurement adds a function there, or anywhere, that returns a `Section`. All te
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,6 +17,8 @@ from string import Template
 
 from echoic.data.files import writing
 from echoic.eval.plots import Figure, Table
+
+_NO_CHARACTER = re.compile("[\ud800-\udfff]")  # surrogates: Python's stand-ins for bytes
 
 
 @dataclass(frozen=True)
@@ -65,16 +68,17 @@ class Report:
     sections: Sequence[Section]
 
     def html(self) -> str:
-        """The whole page."""
+        """The whole page. What is no character, as in a file name not in UTF-8, is replaced."""
         template = Template(files(__package__).joinpath("report_template.html").read_text("utf-8"))
         ids = [f"part-{i}" for i in range(1, len(self.sections) + 1)]
         named = list(zip(ids, self.sections, strict=True))
-        return template.substitute(
+        page = template.substitute(
             title=escape(self.title),
             subtitle=escape(self.subtitle),
             links="".join(f'<a href="#{i}">{escape(s.title)}</a>' for i, s in named),
             sections="\n".join(_section(i, s) for i, s in named),
         )
+        return _NO_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", page)
 
     def write(self, path: Path | str) -> Path:
         """Write the page, whole or not at all; folders are made as needed. Returns the path. Raises

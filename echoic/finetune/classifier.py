@@ -24,7 +24,14 @@ from torch import Tensor, nn
 from echoic.api import EchoicModel
 from echoic.audio.io import AudioLike, load_audio
 from echoic.config import Spec, parse_json
-from echoic.convert.native import buildable, load_strictly, read_tensors, write_tensors
+from echoic.convert.native import (
+    CLASSIFIER_FILE_NAME,
+    CLASSIFIER_FORMAT,
+    buildable,
+    load_strictly,
+    read_tensors,
+    write_tensors,
+)
 from echoic.data.labels import PerClip
 from echoic.finetune.reading import M2dInput, read_by
 from echoic.listening import AudioTower
@@ -33,8 +40,7 @@ from echoic.objectives.tagging import HeadKind, make_head
 from echoic.train.process import isolated_rng
 from echoic.types import CheckpointError, ConfigError, finite
 
-FORMAT = "echoic-classifier-1"
-FILE_NAME = "classifier.safetensors"
+FORMAT, FILE_NAME = CLASSIFIER_FORMAT, CLASSIFIER_FILE_NAME
 _HEAD, _AUDIO = "head.", "audio."
 
 

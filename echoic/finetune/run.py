@@ -2,8 +2,8 @@
 
 The supervised protocols of LAION-CLAP (2211.06687, section 4.3, and its code: a linear layer or an
 MLP on the projected clip vector, the tower frozen or trained with it) and of M2D (2210.14648,
-section IV-A); the best epoch is chosen by the validation split, and the test split is looked at
-once, at the end.
+section IV-A); the best epoch is chosen by the validation split, of equals the last, and the test
+split is looked at once, at the end.
 
 run folder
   log.jsonl                 losses and validation figures

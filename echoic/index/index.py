@@ -83,6 +83,11 @@ class Index:
         """Raises DataError where there is no index yet."""
         return read_description(self.folder)
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether anything is said of any sound. Raises DataError where there is no index."""
+        return bool(self._opened().catalog.ask("SELECT 1 FROM captions LIMIT 1"))
+
     @cached_property
     def model(self) -> EchoicModel:
         """Raises EchoicError where none was given, and the index does not know its own."""

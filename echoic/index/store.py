@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -88,7 +89,7 @@ def read_description(folder: Path) -> Description:
     """Raises DataError where there is no index, or one that cannot be read."""
     path = folder / _DESCRIPTION
     if not path.is_file():
-        raise DataError(f"{folder}: no index here; make one: echoic index FOLDER")
+        raise DataError(_no_index(folder))
     try:
         held = parse_json(path.read_text("utf-8"))
         if held.pop("format") != _FORMAT:
@@ -96,6 +97,17 @@ def read_description(folder: Path) -> Description:
         return _checked(Description(**held))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path}: damaged ({error}); remove {folder} and index again") from None
+
+
+def _no_index(folder: Path) -> str:
+    """The line where there is none, of the folder that was named."""
+    named = folder
+    while named.name == FOLDER_NAME:
+        named = named.parent
+    if not named.is_dir():
+        return f"{named}: no index here: there is no such folder"
+    sounds = "FOLDER" if named == folder else shlex.quote(str(named))
+    return f"{named}: no index here; make one: echoic index {sounds}"
 
 
 def _checked(told: Description) -> Description:

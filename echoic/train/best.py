@@ -1,4 +1,4 @@
-"""The best weights of a training so far, by a figure of its evaluations."""
+"""The best weights of a training so far, by a figure of its evaluations; of equals the last."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ class Best:
             self._score = float(self._read()[0]["score"])
 
     def offer(self, score: float, task: nn.Module, step: int) -> None:
-        """Keep the weights, which `step` steps made, if they are the best so far, or the first.
+        """Keep the weights, which `step` steps made, if none so far are better, or they are first.
 
-        Raises CheckpointError when the disk refuses.
+        Of equals the longest trained are kept: a figure that counts clips ties early, long before
+        the loss has stopped falling. Raises CheckpointError when the disk refuses.
         """
-        if score > self._score or not self.file.exists():
+        if score >= self._score or not self.file.exists():
             self._score = score if math.isfinite(score) else -math.inf
             tensors = {name: t.detach().cpu().clone() for name, t in task.state_dict().items()}
             header = {"score": repr(self._score), "step": str(step)}

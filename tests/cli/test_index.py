@@ -106,6 +106,42 @@ def test_search_among_some(documented, refused, indexed):
     assert which("--min-s", 1) == which("--until", "2001-01-01") == set()
     assert which("--since", "2001-01-01", "--max-s", 1) == {"a.wav", "b.wav", "c.flac"}
     assert "no day such as" in refused("search", "rain", "-i", indexed, "--since", "May")
+    line = refused("search", "rain", "-i", indexed, "--min-s", 5, "--max-s", 1.5)
+    assert line == "error: search: --min-s 5 is above --max-s 1.5"
+    days = ("--since", "2026-02-01", "--until", "2026-01-31")
+    line = refused("search", "rain", "-i", indexed, *days)
+    assert line == "error: search: --since 2026-02-01 is after --until 2026-01-31"
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--min-s", 5], "--min-s 5.0"),
+        (["--tag", "rain", "--max-s", 9], "--tag rain"),
+        (["--tag", "hum", "--format", "flac", "--format", "ogg"],
+         "--format flac --format ogg, --tag hum together"),
+        (["--caption", "a low thud"], "--caption 'a low thud'"),
+    ],
+)  # fmt: skip
+def test_a_search_without_hits_says_why(run, documented, indexed, options, why):
+    table = indexed.parent / "said.csv"
+    table.write_text("file,caption,tags\na.wav,a low hum,hum\n", "utf-8")
+    assert run("index", indexed, "--table", table)[0] == 0
+    for query in (["rain"], []):
+        code, _, err = run("search", *query, "-i", indexed, *options)
+        assert (code, err) == (0, f"no hits: no recording of the index fits {why}\n")
+    assert documented("search", "rain", "-i", indexed, *options)["hits"] == []
+
+
+def test_an_index_without_captions_or_recordings_is_told(run, indexed):
+    code, _, err = run("search", "rain", "-i", indexed, "--caption", "hum")
+    made = f"echoic index {indexed}"
+    assert (code, err) == (0, f"no hits: the index has no captions: {made} --captions\n")
+    for file in (*indexed.glob("*.wav"), *indexed.glob("*/*.flac")):
+        file.write_bytes(b"RIFF")
+    assert run("index", indexed)[0] == 2
+    code, _, err = run("search", "rain", "-i", indexed)
+    assert (code, err) == (0, f"no hits: no recording is in the index: {made}\n")
 
 
 def test_tables_and_captions(run, documented, indexed):
@@ -161,10 +197,15 @@ def test_an_index_is_not_forgotten(run, indexed, model):
     assert f"in its index:  echoic search 'a bell' --index {indexed}" in err
 
 
-def test_folders_are_searched_as_ever(documented, refused, indexed, model, monkeypatch):
+def test_folders_are_searched_as_ever(run, documented, refused, indexed, model, monkeypatch):
     monkeypatch.setenv("ECHOIC_INDEX", "elsewhere")
     found = documented("search", "rain", indexed, "--top", 2, "-m", model)
     assert (found["searched"], len(found["hits"])) == (3, 2)
+    _, _, err = run("search", "rain", "on", "a", "roof", indexed, "-m", model)
+    asked = f"echoic search 'rain on a roof' {indexed}"
+    assert err.splitlines()[0] == f"on, a, roof: no such file; put the words in quotes:  {asked}"
+    for files in (["fild"], [indexed, "fild"], ["a.wav", indexed], [indexed]):
+        assert "quotes" not in run("search", "rain", *files, "-m", model)[2]
     line = refused("search", "rain", indexed, "--tag", "x", "-m", model)
     assert "with FOLDERS there are words alone" in line
     assert "with FOLDERS" in refused("search", "rain", indexed, "--like", indexed / "a.wav")
@@ -174,6 +215,12 @@ def test_wrong_words(refused, indexed, tmp_path, model):
     assert "no folder from here up has an index" in refused("search", "rain")
     assert "give words" in refused("search", "-i", indexed)
     assert "no index here" in refused("search", "rain", "-i", tmp_path / "none", "-m", model)
+    line = refused("search", "rain", "-i", "fild/.echoic")
+    assert line == "error: fild: no index here: there is no such folder"
+    (tmp_path / "my field").mkdir()
+    for named in ("my field", "my field/.echoic"):
+        line = refused("search", "rain", "-i", named)
+        assert line == "error: my field: no index here; make one: echoic index 'my field'"
     other = tmp_path / "other.safetensors"
     save_model(other, tiny.content(seed=5))
     line = refused("search", "rain", "-i", indexed, "-m", other)

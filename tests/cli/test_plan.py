@@ -40,6 +40,17 @@ def test_a_recipe_is_changed_as_for_train(capsys):
     assert json.loads(capsys.readouterr().out)["clips_per_step"] == 8192 // 252
 
 
+def test_size_and_stage_are_those_of_train(capsys):
+    def told(*words: str) -> object:
+        assert main(["plan", *words, "--gpus", "1", "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    assert told("slap", "--size", "small") == told("slap:small") != told("slap:base")
+    assert told("m2d_clap", "--size", "nano", "--stage", "stage2") == told("m2d_clap:nano,stage2")
+    assert main(["plan", "slap:base", "--size", "small"]) == 2
+    assert "--size and --stage go with a bare name" in capsys.readouterr().err
+
+
 def test_mistakes_are_one_line(capsys):
     assert main(["plan", "nano", "--gpu", "abacus"]) == 2
     assert "no GPU 'abacus'" in capsys.readouterr().err

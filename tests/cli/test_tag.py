@@ -158,6 +158,31 @@ def test_bad_files_are_named_and_the_rest_is_done(tag, place):
     assert tag("none.wav")[::2] == (2, "error: none.wav: no such file\n")
 
 
+def test_where_nothing_is_heard_nothing_is_written(tag):
+    Path("t.csv").write_text("older")
+    code, _, err = tag("none.wav", "--csv", "t.csv", "--html", "t.html")
+    assert (code, err) == (2, "error: none.wav: no such file\n")
+    assert Path("t.csv").read_text() == "older"
+    assert not os.path.exists("t.html")
+
+
+def test_silence_is_told(tag):
+    soundfile.write("silent.wav", np.zeros(tiny.RATE), tiny.RATE)
+    code, _, err = tag("silent.wav", "--json")
+    assert (code, err) == (0, "warning: silent.wav: silent; its time line says nothing\n")
+
+
+def test_a_page_survives_a_name_that_is_no_text(tag, place):
+    name = os.fsdecode(b"caf\xe9.wav")
+    try:
+        Path(name).write_bytes((place / "sounds/short.wav").read_bytes())
+    except OSError:
+        pytest.skip("this disk takes no such name")
+    code, _, err = tag(name, "--html", "t.html", "--json")
+    assert (code, err) == (0, "page: t.html\n")
+    assert "caf\N{REPLACEMENT CHARACTER}.wav" in Path("t.html").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -168,6 +193,15 @@ def test_bad_files_are_named_and_the_rest_is_done(tag, place):
         (["a.wav", "--labels", "a,b", "--pcm", "s16le:16000"], "--pcm is for -"),
         (["a.wav", "--labels", "a,b", "--scores"], "--scores is for files, with --json"),
         (["a.wav", "--labels", "a,b", "--low", 0.5], "low 0.5 is above the threshold 0.3"),
+        (
+            ["a.wav", "--labels", "a,b", "--threshold", 7],
+            "tag: --threshold 7 by probability: give 0 to 1",
+        ),
+        (["a.wav", "--labels", "a,b", "--low", -0.1], "--low -0.1 by probability: give 0 to 1"),
+        (
+            ["a.wav", "--labels", "a,b", "--by", "cosine", "--threshold", -1.5],
+            "--threshold -1.5 by cosine: give -1 to 1",
+        ),
         (["a.wav", "--labels", "a,b", "--gap-s", -1], "--gap-s"),
         (["a.wav", "--labels", "a,b", "--template", "x"], "{label}"),
         (["a.wav", "b.wav", "--labels", "a,b", "--srt", "x.srt"], "--srt needs a folder"),
@@ -309,11 +343,23 @@ def test_what_stdin_may_not_be(tag, piped, raw, how, line):
     assert err.splitlines()[-1].startswith(f"error: {line}")
 
 
-def test_nothing_in_a_pipe_of_samples_is_nothing_found(tag, piped):
-    piped(b"")
-    code, out, _ = tag("-", "--pcm", "s16le:16000", "--html", "t.html", "--csv", "t.csv")
-    assert (code, out) == (0, "")
-    assert "Nothing was heard." in Path("t.html").read_text()
+@pytest.mark.parametrize("raw", [b"", b"\x01"])
+def test_nothing_in_a_pipe_of_samples_is_told_and_costs_no_file(tag, piped, raw):
+    Path("t.csv").write_text("older")
+    piped(raw)
+    code, out, err = tag("-", "--pcm", "s16le:16000", "--html", "t.html", "--csv", "t.csv")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "error: stdin: is empty (no samples came)"
+    assert Path("t.csv").read_text() == "older"
+    assert not os.path.exists("t.html")
+
+
+def test_compressed_sound_in_a_pipe_is_told_where_to_go(tag, piped):
+    piped(b"OggS" + bytes(40))
+    assert tag("-")[2] == (
+        "error: stdin: has no WAV header: say what the samples are (--pcm s16le:16000); "
+        "compressed sound is given as a file\n"
+    )
 
 
 def test_a_terminal_is_told_what_to_pipe(tag, monkeypatch):

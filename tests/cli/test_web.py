@@ -46,7 +46,7 @@ def test_the_address_is_the_result(run, model, served):
     code, out, err = run("web", "--model", model, "--port", 0)
     assert (code, out.startswith("http://127.0.0.1:")) == (0, True)
     assert "?token" not in out
-    assert "no folder given: no search" in err
+    assert f"model {model.parent.name}; no folder given: no search" in err
     settings = served[0][0].state.parts.settings
     assert (settings.token, settings.any_address) == (None, False)
 

@@ -212,6 +212,7 @@ class Slow(FileSource):
         return super().read(i, rate_hz)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kill -9")
 @pytest.mark.timeout(300)
 def test_kill_9_at_any_moment(source, tmp_path):

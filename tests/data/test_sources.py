@@ -172,6 +172,7 @@ class TestBadTables:
         line = self.line(folder, rows)
         assert "my.csv: 5 of 6 rows name no file in" in line
         assert "row 3 'no0.wav', row 4 'no1.wav', row 5 'no2.wav', ..." in line
+        assert f"the table's folder ({folder}) or {folder / 'audio'}: row 3" in line
         assert str(folder / "audio") in line
         source = open_source(folder / "my.csv", missing="skip")
         assert captions(source) == {"a.wav": ("a",)}

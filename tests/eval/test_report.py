@@ -34,6 +34,7 @@ from echoic.eval.svg import number
 from echoic.eval.zeroshot import classify
 from echoic.types import DataError
 
+NO_TEXT = "caf\udce9.wav"  # as os.fsdecode reads what is not UTF-8
 HOSTILE = '<script>alert("x")</script> & \'"><img src=http://evil.example/a.png onerror=x>'
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 
@@ -128,6 +129,12 @@ def test_hostile_words_are_shown_not_run() -> None:
     page = full_report(HOSTILE).html()
     assert "<img" not in page
     assert "&lt;script&gt;" in page
+
+
+def test_a_name_that_is_no_text_is_replaced(tmp_path: Path) -> None:
+    page = full_report(NO_TEXT).html()
+    assert "caf\N{REPLACEMENT CHARACTER}.wav" in page
+    assert Report(NO_TEXT, "", []).write(tmp_path / "t.html").read_text("utf-8")
 
 
 def test_same_input_same_page() -> None:

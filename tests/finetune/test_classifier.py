@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from echoic.convert.open import open_model
 from echoic.finetune.classifier import Classifier, ClassifierSpec, load_classifier
+from echoic.hub import find_model
 from echoic.objectives.tagging import make_head
 from echoic.types import CheckpointError
 from tests import on_disk, tiny
@@ -63,6 +65,21 @@ def test_what_is_no_classifier_is_refused(model, tmp_path):
     on_disk.save_tiny_model(tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="not a classifier of echoic's"):
         load_classifier(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("tuned", [False, True])
+def test_where_a_model_is_wanted_it_says_how_it_is_used(model, tmp_path, tuned):
+    file = tmp_path / "classifier.safetensors"
+    classifier(model, tuned=tuned).save(file)
+    for opened in (open_model, find_model):
+        with pytest.raises(CheckpointError) as caught:
+            opened(tmp_path)
+        line = str(caught.value)
+        assert line.startswith(f"{tmp_path}: a classifier of echoic finetune, not a model; ")
+        assert f"load_classifier('{tmp_path}', echoic.load(MODEL))" in line
+    with pytest.raises(CheckpointError, match=r"not a model; .*load_classifier"):
+        open_model(file)
+    assert load_classifier(tmp_path, model).labels == LABELS  # as the line says, tuned or not
 
 
 def test_a_place_that_cannot_be_written_is_named(model, tmp_path):

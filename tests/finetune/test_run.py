@@ -121,10 +121,10 @@ def test_the_best_epoch_is_kept(model, tmp_path, monkeypatch):
     monkeypatch.setattr("echoic.finetune.run._figures", figures)
     spec = PROBE.model_copy(update={"epochs": 4})
     done = finetune(model, splits(), tmp_path, spec)
-    assert done.best_epoch == 2.0  # of equals the first
+    assert done.best_epoch == 4.0  # of equals the last
     kept = load_classifier(tmp_path, model).head.weight
-    assert torch.equal(kept, seen[1])
-    assert not torch.equal(kept, seen[3])
+    assert torch.equal(kept, seen[3])
+    assert not torch.equal(kept, seen[1])
 
 
 @pytest.mark.parametrize("spec", [PROBE, TUNED], ids=["probe", "tuned"])

@@ -28,6 +28,7 @@ def survived(names: list[str], count: int) -> dict[str, dict[str, int]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_data_and_index():
     told = survived(QUICK, 2)
     assert told["kills"] == dict.fromkeys(QUICK, 2)

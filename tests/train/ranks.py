@@ -36,7 +36,7 @@ class Ended(NamedTuple):
 
 
 def in_ranks(
-    work: Work, world: int, folder: Path, *, within_s: float = 60, whole: bool = True
+    work: Work, world: int, folder: Path, *, within_s: float = 180, whole: bool = True
 ) -> Ended:
     """Run `work(folder)`, a function of a module, in so many ranks. whole: all must end well."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The best weights: of equals the first, over an interruption, and what cannot be read."""
+"""The best weights: of equals the last, over an interruption, and what cannot be read."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def restored(best: Best) -> tuple[int, float]:
     return step, float(made.weight[0, 0].detach())
 
 
-def test_the_best_is_kept_and_of_equals_the_first(tmp_path):
+def test_the_best_is_kept_and_of_equals_the_last(tmp_path):
     best = Best(tmp_path / "best", fresh=True)
     for step, score in enumerate([0.1, 0.7, 0.3, 0.7, math.nan]):
         best.offer(score, task(float(step)), step)
-    assert restored(best) == (1, 1.0)
+    assert restored(best) == (3, 3.0)
 
 
 def test_something_is_kept_even_if_no_score_is_a_number(tmp_path):
