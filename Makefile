@@ -11,7 +11,7 @@ READY := .venv/.ready
 # pytest runs a worker per core, so each of them computes on one.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-.PHONY: help venv demo test test-slow lint types format docs docs-serve clean
+.PHONY: help venv demo test test-slow lint types format coverage docs docs-serve clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,11 @@ types: $(READY) ## mypy
 format: $(READY) ## put the code into ruff's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+coverage: $(READY) ## which lines of echoic the tests reach: long
+	$(BIN)/coverage erase
+	-OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -n auto -m "not slow" --timeout 900
+	$(BIN)/coverage combine -q && $(BIN)/coverage report --sort cover
 
 docs: $(READY) ## the docs site, into build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
