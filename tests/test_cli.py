@@ -145,6 +145,7 @@ def test_ctrl_c_is_one_line(run, monkeypatch):
 def test_ctrl_c_while_commands_are_loaded_is_one_line(start):
     pressed = (
         "import signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored below some shells
         "class Press:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'typer': signal.raise_signal(signal.SIGINT)\n"

@@ -59,6 +59,7 @@ def trained(run, place):
     return call
 
 
+@pytest.mark.slow
 def test_each_stage_by_its_name(trained):
     """Each that needs one from the file of the one before."""
     for name in ("m2d", "m2d_as", "2024", "stage1"):
@@ -84,6 +85,7 @@ def test_the_second_after_the_first(trained, documented, place):
     assert found["dim"] == 32
 
 
+@pytest.mark.slow
 def test_all_stages_in_one_command_and_again(run, place):
     told = [*command(place), "--out", "all", "--seed", "5"]
     code, printed, err = run(*told)

@@ -81,6 +81,7 @@ def forks():
         pytest.skip("a process with threads is not forked in tests")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("forks")
 def test_a_work_that_loses_nothing_passes(tmp_path):
     found = kills.survived(work(counting), tmp_path, 9, seed=0)
