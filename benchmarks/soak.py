@@ -3,8 +3,9 @@
     python -m benchmarks.soak               # training and web server at once: 32 minutes
     python -m benchmarks.soak --quick       # a minute: shows that it runs, no more
 
-training: `echoic train slap:nano`, its three objectives on shards of the embedded corpus, a
-    checkpoint every 50 steps and a validation every 200, stopped by Ctrl-C at the end.
+training: `echoic train slap:nano`, its three objectives on shards of the embedded corpus in small
+    batches (more steps), a checkpoint every 50 steps and a validation every 200, stopped by Ctrl-C
+    at the end.
 web: `echoic web` of a folder of scenes under two clients that search, upload, tag, compare and
     delete without a pause, and now and then send what is no sound; stopped by Ctrl-C at the end.
 
@@ -82,6 +83,10 @@ class Watch:
             self.samples.append(
                 Sample(at_s, cpu_s, int(memory), int(files), int(threads), self.work())
             )
+
+    def fifths_mib(self) -> list[float]:
+        """Mean memory of each."""
+        return [mean(one.memory_bytes for one in part) / 2**20 for part in parted(self.samples)]
 
     def figures(self, name: str) -> dict[str, float]:
         """How the last fifth differs from the second."""
@@ -171,7 +176,8 @@ def training(home: Path, shards: Path) -> Watch:
     run = home / "run"
     process = echoic(
         "train", "slap:nano", "--data", shards, "--out", run, "--cpu-threads", 1, "--threads", 1,
-        "optim.steps=1000000", "run.save_every=50", "run.eval_every=200", "run.log_every=2",
+        "data.budget_tokens=1024", "optim.steps=1000000",
+        "run.save_every=50", "run.eval_every=200", "run.log_every=2",
         scratch=home / "tmp-train", log=home / "train.log",
     )  # fmt: skip
     return Watch(process, lambda: steps_of(run / "log.jsonl"))
@@ -254,6 +260,8 @@ def measure(minutes: float, clips: int) -> dict[str, float]:
         failures = [told for client in clients for told in client.failures]
         for told in failures[:5]:
             print(told, file=sys.stderr)
+        for name, watch in (("training", trained), ("web server", served)):
+            print(f"{name}: MiB in each fifth: {', '.join(f'{m:.0f}' for m in watch.fifths_mib())}")
         return {
             **trained.figures("training"), "training_left": left[0],
             "training_steps": trained.samples[-1].work,

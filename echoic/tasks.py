@@ -9,7 +9,6 @@ N clips, C classes, D width, T samples.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from echoic.api import EchoicModel
-from echoic.data.clips import Source
+from echoic.data.clips import heard_or_noted
 from echoic.data.tasks.task import Indices, Task, TaskSpec
 from echoic.embeddings import Part, VectorCache, hear_parts
 from echoic.eval.bootstrap import Bootstrap
@@ -34,9 +33,7 @@ from echoic.finetune.task_words import (
     length_words,
     means_words,
 )
-from echoic.types import AudioError, ConfigError, DataError
-
-log = logging.getLogger("echoic.tasks")
+from echoic.types import ConfigError, DataError
 
 CROP_SEED = 42
 
@@ -116,7 +113,7 @@ def zero_shot(
         model,
         task.source,
         chosen.tolist(),
-        lambda i: _wave(task.source, i, model.rate_hz, bad),
+        lambda i: heard_or_noted(task.source, i, model.rate_hz, bad, silence=True),
         parts=lambda i, samples: [Part(0, samples if whole else length)],
         cache=cache,
     )
@@ -209,7 +206,7 @@ def _hear(
         model,
         task.source,
         sorted(learns | judges),
-        lambda i: _wave(task.source, i, model.rate_hz, bad),
+        lambda i: heard_or_noted(task.source, i, model.rate_hz, bad, silence=True),
         parts=parts,
         kind="probe",
         cache=cache,
@@ -218,22 +215,6 @@ def _hear(
     rows_first = {i: row for i, row in numbered if i in judges}  # the last of a clip's
     rows_learnt = {i: row for i, row in reversed(numbered) if i in learns}
     return _Vectors(task.spec.name, vectors, rows_learnt, rows_first, bad)
-
-
-def _wave(source: Source, i: int, rate_hz: int, bad: dict[str, str]) -> np.ndarray | None:
-    """Clip i, (T,); None where it cannot be heard, which is put into `bad`. Silence is heard: a
-    task's clips are what they are."""
-    key = source.clips[i].key
-    try:
-        wave = source.read(i, rate_hz)
-    except AudioError as error:
-        bad[key] = error.reason
-    else:
-        if len(wave) and np.isfinite(wave).all():
-            return wave
-        bad[key] = "NaN or infinite samples" if len(wave) else "no samples"
-    log.warning("clip %s left out: %s", key, bad[key])
-    return None
 
 
 def _unheard(task: str, part: str, bad: Mapping[str, str]) -> str:

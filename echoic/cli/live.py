@@ -26,15 +26,22 @@ NAME = "stdin"
 
 
 @dataclass(frozen=True)
+class Tagging:
+    """Which labels, and how their spans come of the scores. median_s: 0 is without."""
+
+    labels: tuple[str, ...]
+    rule: SpanRule
+    by: Scale
+    median_s: float
+    steps: Steps
+
+
+@dataclass(frozen=True)
 class LiveTags:
     """What is wanted of a live stream. keep_scores: for a page; else only spans are kept."""
 
-    labels: tuple[str, ...]
+    how: Tagging
     classes: Tensor
-    steps: Steps
-    rule: SpanRule
-    by: Scale
-    median_s: float | None
     as_json: bool
     keep_scores: bool
 
@@ -65,8 +72,8 @@ def tag_stdin(model: EchoicModel, told: PcmFormat | None, wanted: LiveTags) -> L
     from echoic.audio.pcm import open_pcm
     from echoic.train.process import StopRequest
 
-    least_s, most_s = wanted.steps.delay_s(model.network.audio)
-    smoothing_s = (wanted.median_s or 0.0) / 2
+    least_s, most_s = wanted.how.steps.delay_s(model.network.audio)
+    smoothing_s = wanted.how.median_s / 2
     with StopRequest() as stop:
         form, blocks = open_pcm(standard_input(), told, name=NAME)
         say(
@@ -110,9 +117,9 @@ def _decided(
     """The spans that are over now, and those that sound; the former are kept in `found`."""
     from echoic.spans import Medians, SpanFinder
 
-    step_s = wanted.steps.step_s
-    smooth = Medians.over(wanted.median_s, step_s) if wanted.median_s else Medians(0)
-    finder = SpanFinder(wanted.labels, step_s, wanted.rule)
+    how, step_s = wanted.how, wanted.how.steps.step_s
+    smooth = Medians.over(how.median_s, step_s) if how.median_s else Medians(0)
+    finder = SpanFinder(how.labels, step_s, how.rule)
 
     def decide(rows: np.ndarray) -> tuple[list[Span], list[Span]]:
         if wanted.keep_scores:
@@ -125,8 +132,8 @@ def _decided(
         blocks,
         rate_hz=form.rate_hz,
         classes=wanted.classes,
-        by=wanted.by,
-        steps=wanted.steps,
+        by=how.by,
+        steps=how.steps,
         name=NAME,
     )
     for _, scores in moments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +26,7 @@ from echoic.cli.common import (
     writing,
     wrong,
 )
+from echoic.cli.live import LiveTags, Tagging, tag_stdin
 from echoic.cli.subtitle_files import SrtOption, SubtitleFiles, VttOption
 from echoic.cli.use import (
     PANEL,
@@ -45,8 +46,7 @@ if TYPE_CHECKING:
     from echoic.audio.pcm import PcmFormat
     from echoic.eval.events import Span
     from echoic.eval.report import Section
-    from echoic.spans import SpanRule
-    from echoic.timeline import Scale, Steps, Timeline
+    from echoic.timeline import Scale, Timeline
 
 _SPANS, _STEPS, _FILES = "What counts as a span", "How finely it is heard", "Files"
 LIVE = "-"
@@ -185,7 +185,7 @@ def tag(
     if median_s:
         Medians.over(median_s, step_s)
     scale: Scale = "cosine" if by is By.cosine else "probability"
-    asked = _Asked(tuple(names), rule, scale, median_s, steps)
+    asked = Tagging(tuple(names), rule, scale, median_s, steps)
     classes = listener.embed_labels(names, template or LAION_TEMPLATE)
     telling = _Telling(asked, as_json, scores, table, html, subtitles)
     if live:
@@ -194,20 +194,11 @@ def tag(
         _tag_files(listener, classes, files, asked, telling)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    labels: tuple[str, ...]
-    rule: SpanRule
-    by: Scale
-    median_s: float
-    steps: Steps
-
-
 @dataclass
 class _Telling:
     """Where what is found goes; keeps of each recording only what is still to be written."""
 
-    asked: _Asked
+    asked: Tagging
     as_json: bool
     scores: bool
     csv: Path | None
@@ -246,7 +237,7 @@ class _Telling:
 
 
 def _tag_files(
-    listener: EchoicModel, classes: Tensor, files: Sequence[str], asked: _Asked, telling: _Telling
+    listener: EchoicModel, classes: Tensor, files: Sequence[str], asked: Tagging, telling: _Telling
 ) -> None:
     from echoic.cli.time_strip import show_line, strip_console
     from echoic.types import AudioError
@@ -285,22 +276,19 @@ def _tag_files(
 
 
 def _tag_live(
-    listener: EchoicModel, classes: Tensor, form: PcmFormat | None, asked: _Asked, telling: _Telling
+    listener: EchoicModel,
+    classes: Tensor,
+    form: PcmFormat | None,
+    asked: Tagging,
+    telling: _Telling,
 ) -> None:
     import numpy as np
 
-    from echoic.cli.live import LiveTags, tag_stdin
     from echoic.streaming import low_delay
 
+    steps = low_delay(listener.network.audio, asked.steps)
     wanted = LiveTags(
-        asked.labels,
-        classes,
-        low_delay(listener.network.audio, asked.steps),
-        asked.rule,
-        asked.by,
-        asked.median_s or None,
-        telling.as_json,
-        keep_scores=telling.html is not None,
+        replace(asked, steps=steps), classes, telling.as_json, keep_scores=telling.html is not None
     )
     found = tag_stdin(listener, form, wanted)
     scores = np.stack(found.scores) if found.scores else np.zeros((0, len(asked.labels)))
@@ -385,7 +373,7 @@ def _section(
     return Section(file, [chart, beside])
 
 
-def _write_page(path: Path, asked: _Asked, sections: Sequence[Section]) -> Path:
+def _write_page(path: Path, asked: Tagging, sections: Sequence[Section]) -> Path:
     from echoic.eval.report import Report
 
     rule, steps = asked.rule, asked.steps

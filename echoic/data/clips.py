@@ -212,14 +212,15 @@ def part_of(source: Source, first: int, stop: int) -> Source:
     return SubsetSource(source, range(first, stop))
 
 
-def check_audio(name: str, audio: np.ndarray) -> None:
-    """Raises AudioError on what teaches nothing: no samples, NaN or infinity, silence."""
+def check_audio(name: str, audio: np.ndarray, *, silence: bool = False) -> None:
+    """Raises AudioError on what teaches nothing: no samples, NaN or infinity, and silence, unless
+    that is sound like any other here."""
     if not len(audio):
         raise AudioError(name, "no samples")
     peak = max(float(audio.max()), -float(audio.min()))
     if not np.isfinite(peak):
         raise AudioError(name, "NaN or infinite samples")
-    if peak < SILENCE_PEAK:
+    if peak < SILENCE_PEAK and not silence:
         raise AudioError(name, "silent")
 
 
@@ -230,16 +231,17 @@ def heard_or_noted(
     bad: dict[str, str],
     *,
     window_s: tuple[float, float] | None = None,
+    silence: bool = False,
 ) -> np.ndarray | None:
     """Clip i, (T,); None where it cannot be heard, which is told and put into `bad` (key ->
-    reason). window_s: start and length of a part; None: all of it."""
+    reason). window_s: start and length of a part; None: all of it. silence: is heard too."""
     key = source.clips[i].key
     try:
         if window_s is None:
             audio = source.read(i, rate_hz)
         else:
             audio = read_window(source, i, rate_hz, *window_s)
-        check_audio(key, audio)
+        check_audio(key, audio, silence=silence)
     except AudioError as error:
         bad[key] = error.reason
         log.warning("clip %s left out: %s", key, error.reason)

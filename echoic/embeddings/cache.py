@@ -25,6 +25,7 @@ from torch import Tensor
 
 from echoic.api import EchoicModel
 from echoic.data.files import cache_folder, made_folder
+from echoic.data.sqlite_errors import meaning
 from echoic.embeddings.keys import Kind, made_by
 from echoic.types import DataError
 
@@ -34,15 +35,6 @@ FILE_NAME = "vectors-1.sqlite"  # another number: another layout, which leaves t
 LIMIT_BYTES = 4 * 2**30
 AT_ONCE = 256  # vectors between two writes: what a kill loses at most
 _PATIENCE_S = 60.0  # for another process that writes
-
-_DAMAGED = {
-    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_SCHEMA,
-    sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_CONSTRAINT,  # other tables
-}  # fmt: skip
-_REFUSED = {
-    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
-}  # fmt: skip
 
 _LAYOUT = (
     "CREATE TABLE IF NOT EXISTS spaces (space BLOB PRIMARY KEY, made_by TEXT, used_s REAL)",
@@ -154,17 +146,17 @@ class VectorCache:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in _DAMAGED:
-                self.tell_once(f"the cache is damaged ({error}) and is begun anew")
-                self._begin_anew()
-            elif code in _REFUSED:
-                self.close()
-                if opening:
-                    raise DataError(f"{self.path}: cannot be opened ({error})") from None
-                self.tell_once(f"the cache cannot be used ({error}); all is computed")
-            else:
-                raise
+            match meaning(error):
+                case "damaged":
+                    self.tell_once(f"the cache is damaged ({error}) and is begun anew")
+                    self._begin_anew()
+                case "refused":
+                    self.close()
+                    if opening:
+                        raise DataError(f"{self.path}: cannot be opened ({error})") from None
+                    self.tell_once(f"the cache cannot be used ({error}); all is computed")
+                case None:
+                    raise
 
     def _begin_anew(self) -> None:
         """Whoever has the old file open may go on with it: checksums keep a mixture from harm."""

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from echoic.api import EchoicModel, save_tested
 from echoic.convert.native import FILE_NAME as MODEL_FILE_NAME
-from echoic.data.clips import Source
+from echoic.data.clips import Source, durations_of
 from echoic.data.files import write_whole
 from echoic.data.labels import Labels, PerClip, labels_of
 from echoic.data.loader import Augment, Loader
@@ -323,4 +323,5 @@ def _optim(spec: FinetuneSpec, steps: int, accumulate: int) -> OptimSpec:
 
 def _longest_s(source: Source) -> float:
     """Of the clips whose length is known; of others, an hour."""
-    return max((clip.duration_s or 3600.0 for clip in source.clips), default=3600.0)
+    known = durations_of(source.clips).tolist()
+    return max((each if each > 0 else 3600.0 for each in known), default=3600.0)

@@ -6,7 +6,6 @@ N clips, T samples, D width.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,9 +20,7 @@ from echoic.data.vector_loader import VectorLoader
 from echoic.embeddings import Part, cut
 from echoic.finetune.reading import Reading
 from echoic.objectives.tagging import BatchChange
-from echoic.types import AudioError, AudioFeatures, DataError, Ragged
-
-log = logging.getLogger("echoic.finetune")
+from echoic.types import AudioFeatures, DataError, Ragged
 
 
 @dataclass(frozen=True)
@@ -61,17 +58,10 @@ class Waves:
 
     def _wave(self, i: int) -> np.ndarray | None:
         """None where it cannot be heard, which is put into `bad`."""
-        if self.clip_s is None:
-            return heard_or_noted(self.source, i, self.rate_hz, self.bad)
-        key = self.source.clips[i].key
-        try:
-            wave = self.source.read(i, self.rate_hz)
-            if not (len(wave) and np.isfinite(wave).all()):
-                raise AudioError(key, "NaN or infinite samples" if len(wave) else "no samples")
-        except AudioError as error:
-            self.bad[key] = error.reason
-            log.warning("clip %s left out: %s", key, error.reason)
-            return None
+        silence = self.clip_s is not None
+        wave = heard_or_noted(self.source, i, self.rate_hz, self.bad, silence=silence)
+        if wave is None or self.clip_s is None:
+            return wave
         part = fitted(wave, self.rate_hz, self.clip_s)
         # a view would keep the whole recording in memory
         return part.copy() if len(part) < len(wave) else part

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from echoic.audio.io import AudioInfo
+from echoic.data.sqlite_errors import meaning
 from echoic.index.vectors import DamagedError
 from echoic.types import DataError, EchoicError
 
@@ -44,14 +45,6 @@ _LAYOUT = (
     "CREATE INDEX IF NOT EXISTS captions_by_content ON captions (content)",
 )
 _WORDS = "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text)"
-_DAMAGED = {
-    sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_SCHEMA,
-    sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_CONSTRAINT,  # other tables
-}  # fmt: skip
-_REFUSED = {
-    sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL,
-}  # fmt: skip
 _NUMBER = "typeof({}) IN ('real', 'integer')"
 # A row each of what no writing of ours puts there.
 _STRANGE = (
@@ -121,11 +114,11 @@ class Catalog:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code in _DAMAGED:
-                raise DamagedError(f"{self.path}: {error}") from None
-            if code in _REFUSED:
-                raise DataError(f"{self.path}: cannot be used ({error})") from None
+            match meaning(error):
+                case "damaged":
+                    raise DamagedError(f"{self.path}: {error}") from None
+                case "refused":
+                    raise DataError(f"{self.path}: cannot be used ({error})") from None
             raise
 
     @contextmanager

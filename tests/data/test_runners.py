@@ -12,18 +12,12 @@ from echoic.data.building import build_shards
 from echoic.data.runners import Processes, RayTasks
 from echoic.data.sources import FileSource
 from echoic.types import DataError
-from tests.data.test_building import OPTIONS, content, source_in
+from tests.data.test_building import OPTIONS, content, refused, source_in
 
 
 @pytest.fixture
 def source(tmp_path):
     return source_in(tmp_path / "sound", bad=(3, 17))
-
-
-def refused(*args, **options) -> str:
-    with pytest.raises(DataError) as caught:
-        build_shards(*args, **options)
-    return str(caught.value)
 
 
 class Deadly(FileSource):

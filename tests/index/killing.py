@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -31,13 +32,17 @@ torch.set_num_threads(1)
 
 
 class Killer:
-    """Counts steps; at the one that is chosen the process is no more."""
+    """Counts steps; at the one that is chosen the process is no more. begun: an open file that is
+    told of step 10, after which the process stands still for a moment."""
 
     def __init__(self, at: int) -> None:
-        self.at, self.count = at, 0
+        self.at, self.count, self.begun = at, 0, -1
 
     def step(self) -> None:
         self.count += 1
+        if self.count == 10 and self.begun >= 0:
+            os.write(self.begun, b".")
+            time.sleep(0.2)
         if self.count == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -98,16 +103,19 @@ def state(index: Index) -> list[tuple[str, float]]:
     return sorted((name, round(h.cosine or 0.0, 2)) for h in hits for name in (h.path, *h.copies))
 
 
-def writing(index_of: Callable[[], Index], at: int = 0) -> int:
+def writing(index_of: Callable[[], Index], at: int = 0, begun: int = -1) -> int:
     """A fork that updates; its process."""
     child = os.fork()
     if not child:
         code = 1
         try:
             killer = arm(at)
+            killer.begun = begun
             with index_of() as index:
                 index.update()
             code = 0 if killer.count >= at else 3
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child
@@ -161,8 +169,11 @@ def main() -> None:
             assert code == 9, (at, code)
             at, killed = at + every, killed + 1
         fresh()
-        first, second = writing(index_of, at=30), writing(index_of)
-        assert (ended(first), ended(second)) == (9, 0)
+        heard, told = os.pipe()
+        first = writing(index_of, at=30, begun=told)
+        os.read(heard, 1)  # else the second may be done before the first begins
+        codes = ended(writing(index_of)), ended(first)
+        assert codes == (0, 9), codes
         with index_of() as index:
             assert state(index) == wanted
         look("together")

@@ -69,18 +69,6 @@ def test_what_is_overdue_ends_and_the_next_begins():
     asyncio.run(run())
 
 
-def test_what_nobody_waits_for_ends(work):
-    async def run():
-        async def gone():
-            return True
-
-        with pytest.raises(GoneError):
-            await work.do(lambda: busily(threading.Event()), gone)
-        await until(lambda: work.held == 0)
-
-    asyncio.run(run())
-
-
 def test_what_nobody_waits_for_ends_without_a_word(work, caplog):
     async def run():
         async def gone():
