@@ -40,6 +40,14 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("ECHOIC_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Of torch, as it was before a command in this process took all of them."""
+    yield
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

@@ -121,7 +121,7 @@ class Checkpoints:
         target = self.of_step(step)
         separate = _separate(tensors)
         try:
-            self._clear_leftovers()
+            self.clear_leftovers()
             partial = self.folder / f"{target.name}.tmp"
             _check_room(target, sum(t.nbytes for t in separate.values()) + MARGIN_BYTES)
             partial.mkdir(parents=True)
@@ -134,7 +134,7 @@ class Checkpoints:
                 f"{target}: cannot be written ({error}); the earlier checkpoints are untouched"
             ) from error
         finally:
-            self._clear_leftovers()
+            self.clear_leftovers()
         return target
 
     def save_parts(
@@ -149,7 +149,7 @@ class Checkpoints:
         partial = self.folder / f"{target.name}.tmp"
 
         def prepare() -> None:
-            self._clear_leftovers()
+            self.clear_leftovers()
             _check_room(target, sum(t.nbytes for t in tensors.values()) + MARGIN_BYTES)
             partial.mkdir(parents=True)
 
@@ -168,7 +168,7 @@ class Checkpoints:
             _on_all(finish if first else lambda: None, target, group)
         finally:
             if first:
-                self._clear_leftovers()
+                self.clear_leftovers()
         return target
 
     def _finish(
@@ -192,7 +192,8 @@ class Checkpoints:
         for path in mine[: -self.keep_last]:
             _remove(path)
 
-    def _clear_leftovers(self) -> None:
+    def clear_leftovers(self) -> None:
+        """What a kill left half written or half removed."""
         for path in self.folder.glob("step-*.tmp"):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -163,6 +163,8 @@ def begin(
     """
     if not resume:
         store.require_none()
+    if state.world.first:
+        store.clear_leftovers()  # one that is done saves nothing more
     log = state.log
     saved = _newest(store, state) if resume else None
     if saved is None:

@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 import torch
 from rich.console import Console
 
@@ -20,15 +19,6 @@ from tests.train.toy import OPTIM, ToyTask, run_toy
 
 HIDDEN = 2000  # some megabytes, so that a kill may well fall into the writing of a checkpoint
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As in the processes that are killed, whatever a test before has set."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def start(folder: Path, *options: str) -> subprocess.Popen[str]:
@@ -146,3 +136,12 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_made_again(tmp_path):
     assert f"passed over: {newest.parent}: damaged" in said
     assert "resumed at step 57" in said
     assert_same_end(folder, tmp_path / "undisturbed")
+
+
+def test_what_a_kill_left_of_the_last_checkpoint_goes_although_nothing_more_is_saved(tmp_path):
+    run_toy(tmp_path)
+    left = tmp_path / "checkpoints" / "step-00000054.old.tmp"  # half removed
+    left.mkdir()
+    (left / "state.safetensors").write_bytes(b"half")
+    assert run_toy(tmp_path, resume=True).finished
+    assert not left.exists()
