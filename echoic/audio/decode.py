@@ -197,6 +197,7 @@ class _ForwardSoundFile(soundfile.SoundFile):
 
 _UNKNOWN_FRAMES = 2**62  # libsndfile says 2**63 - 1
 UNKNOWN_BYTES = 0x7FFF_0000  # who writes to a pipe puts about the largest size the field can hold
+_FEWEST_BYTES_PER_S = 1  # silence in the best of codecs needs some
 _MP3_FEWEST_BYTES_PER_S = 1_000  # 8 kbit/s, the lowest bit rate of the standard
 _MENDED_SIZE = re.compile(r"(\d+) \(should be (\d+)\)")
 
@@ -213,7 +214,8 @@ def _libsndfile(source: ByteSource) -> Iterator[_Stream]:
         is_mp3 = file.format == "MP3"
         held_s = file.frames / file.samplerate if file.frames < _UNKNOWN_FRAMES else None
         announced_s = held_s and held_s * _cut_factor(file.extra_info)
-        if is_mp3 and held_s and held_s * _MP3_FEWEST_BYTES_PER_S > source.size:
+        fewest = _MP3_FEWEST_BYTES_PER_S if is_mp3 else _FEWEST_BYTES_PER_S
+        if held_s and held_s * fewest > source.size:
             held_s = None
         form = f"{file.format}/{file.subtype}".lower()
         yield _Stream(
@@ -267,9 +269,6 @@ def _reason(error: soundfile.SoundFileError) -> str:
 # FFmpeg -------------------------------------------------------------------------------------------
 
 
-_MOST_S_PER_BYTE = 1.0  # silence in the best of codecs needs some bytes for a second
-
-
 @contextmanager
 def _ffmpeg(source: ByteSource) -> Iterator[_Stream]:
     try:
@@ -291,7 +290,7 @@ def _ffmpeg(source: ByteSource) -> Iterator[_Stream]:
         if first is None:
             raise _RefusedError("no samples in it")
         announced_s = _ffmpeg_duration_s(container, stream)
-        possible = announced_s is not None and 0 < announced_s <= source.size * _MOST_S_PER_BYTE
+        possible = announced_s is not None and 0 < announced_s * _FEWEST_BYTES_PER_S <= source.size
         form = f"{container.format.name.split(',')[0]}/{stream.codec_context.name}".lower()
         yield _Stream(
             # The first frame knows better than the header: HE-AAC doubles the rate.
