@@ -16,18 +16,26 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from echoic.types import ConfigError
 
-_LONGEST_BYTES = 2**20  # of YAML, which is read at some 100 kB a second
+_LONGEST_BYTES = 2**18  # of YAML, which is read at some 100 kB a second
 
 
 class Spec(BaseModel):
-    """A frozen description; unknown keys are errors, and so are numbers that are not finite."""
+    """A frozen description; unknown keys are errors, and so are numbers that are not finite and
+    whole ones that 64 bits cannot hold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _countable(cls, value: Any) -> Any:
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError("too large a number")
+        return value
 
     def override(self, assignments: Sequence[str]) -> Self:
         """A copy with `a.b=value` assignments applied, in their order; values are read as YAML.

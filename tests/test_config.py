@@ -82,6 +82,8 @@ def test_override_reads_yaml():
         ("inner.lr=fast", "inner.lr: input should be a valid number"),
         ("inner.lr=fast", "not 'fast'"),
         ("inner.steps=1.5", "inner.steps: input should be a valid integer"),
+        (f"inner.steps={2**63}", f"inner.steps: too large a number, not {2**63}"),
+        (f"inner.steps={-(2**63) - 1}", "inner.steps: too large a number"),
         ("mode=fast", "mode: input should be 'slow' or 'Fast', not 'fast'"),
         ("inner=3", "inner: input should be a valid dictionary"),
         ("inner.betas=[1, 2, 3]", "inner.betas: tuple should have at most 2 items"),
@@ -107,7 +109,11 @@ def test_all_mistakes_are_told_at_once():
     assert "inner.steps: " in told
 
 
-@given(lr=st.floats(allow_nan=False, allow_infinity=False), steps=st.integers(), name=st.text())
+@given(
+    lr=st.floats(allow_nan=False, allow_infinity=False),
+    steps=st.integers(-(2**63), 2**63 - 1),
+    name=st.text(),
+)
 def test_yaml_round_trip(tmp_path_factory, lr, steps, name):
     spec = Whole(name=name, inner=Inner(lr=lr, steps=steps), free={"a": lr}, limit=lr)
     file = tmp_path_factory.getbasetemp() / "round_trip.yaml"
@@ -134,6 +140,7 @@ def test_recipes_survive_yaml(tmp_path, name):
         (b"inner: {steps: x}", "inner.steps: input should be a valid integer"),
         (b"iner: 3", "iner: no such key"),
         (b"a: !!python/object:os.system {}", "cannot be read as YAML"),
+        (b"#" * (2**18 + 1), "too long for a configuration"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, wanted):

@@ -255,8 +255,11 @@ def _spec(kind: ClapTextKind, ours: Mapping[str, Tensor], known: Mapping[str, An
         **_KNOWN[kind],
         **known,
     }
-    tree.setdefault("max_tokens", min(77, positions - first_position(kind, tree["pad_id"])))
-    return ClapTextSpec.parse(tree, where=f"{kind} text encoder")
+    spec = ClapTextSpec.parse({"max_tokens": 1, **tree}, where=f"{kind} text encoder")
+    if "max_tokens" in known:
+        return spec
+    room = positions - first_position(kind, spec.pad_id)
+    return spec.model_copy(update={"max_tokens": min(77, room)})
 
 
 def _shape(ours: Mapping[str, Tensor], name: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from echoic.api import EchoicModel
@@ -50,10 +51,10 @@ class ClassifierSpec(Spec):
     the tower is that model's own. m2d: how a tuned M2D is heard; None: by its own clip vector.
     """
 
-    labels: tuple[str, ...]
+    labels: tuple[str, ...] = Field(min_length=1)
     per_clip: PerClip
     head: HeadKind
-    width: int
+    width: int = Field(ge=1)
     space_id: str
     model: ModelSpec | None = None
     m2d: M2dInput | None = None

@@ -322,6 +322,7 @@ def test_a_truncation_that_does_not_fit_is_noted(tmp_path, folders, fused):
         ({"text": {"hidden_act": "relu"}}, "text_config.hidden_act is 'relu'; only 'gelu'"),
         ({"text": {"num_attention_heads": 5}}, "width 32 is not a multiple of 5 heads"),
         ({"text": {"layer_norm_eps": "small"}}, "norm_eps: input should be a valid number"),
+        ({"text": {"pad_token_id": [1]}}, "pad_id: input should be a valid integer"),
         ({"audio": {"depths": [2, 2, 6, 2]}}, "audio_config.depths is [2, 2, 6, 2], but"),
         ({"audio": {"enable_fusion": True}}, "enable_fusion is True, but the tensors have False"),
         ({"audio": {"window_size": 7}}, "audio_config.window_size is 7; only 8"),
@@ -329,6 +330,7 @@ def test_a_truncation_that_does_not_fit_is_noted(tmp_path, folders, fused):
         ({"sound": {"padding": "mirror"}}, "padding 'mirror' is none of repeatpad, repeat, pad"),
         ({"sound": {"max_length_s": "ten"}}, "max_length_s is 'ten', not a length"),
         ({"sound": {"hop_length": "long"}}, "hop_samples: input should be a valid integer"),
+        ({"sound": {"sampling_rate": 10**400}}, "rate_hz: too large a number"),
     ],
 )
 def test_a_configuration_that_contradicts_is_refused(tmp_path, folders, changes, wanted):

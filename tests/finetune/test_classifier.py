@@ -67,6 +67,19 @@ def test_what_is_no_classifier_is_refused(model, tmp_path):
         load_classifier(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [({"width": 0}, "spec: width: .* greater than or equal to 1"),
+     ({"labels": ()}, "spec: labels: .* at least 1 item")],
+)  # fmt: skip
+def test_a_head_without_rows_or_columns_is_refused(model, tmp_path, change, wanted):
+    made = classifier(model)
+    spec = made.spec.model_copy(update=change)
+    Classifier(spec, made.audio, made.head).save(tmp_path / "classifier.safetensors")
+    with pytest.raises(CheckpointError, match=wanted):
+        load_classifier(tmp_path, model)
+
+
 @pytest.mark.parametrize("tuned", [False, True])
 def test_where_a_model_is_wanted_it_says_how_it_is_used(model, tmp_path, tuned):
     file = tmp_path / "classifier.safetensors"
