@@ -53,8 +53,9 @@ def damaged(draw: Draw, name: str, raw: bytes, others: Sequence[bytes]) -> bytes
         if not ways or draw.random() < 0.4:
             raw = _bytes(draw, raw, others)
             continue
-        with suppress(TypeError, LookupError, ValueError, AttributeError):  # damaged before
-            raw = draw.choice(ways)(draw, raw)
+        # damaged before; or repeats of repeats, of which the worker has no room
+        with suppress(TypeError, LookupError, ValueError, AttributeError, MemoryError):
+            raw = draw.choice(ways)(draw, raw)[:_LONGEST_BYTES]
     return raw[:_LONGEST_BYTES]
 
 
