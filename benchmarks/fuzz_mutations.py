@@ -53,8 +53,7 @@ def damaged(draw: Draw, name: str, raw: bytes, others: Sequence[bytes]) -> bytes
         if not ways or draw.random() < 0.4:
             raw = _bytes(draw, raw, others)
             continue
-        # damaged before; or repeats of repeats, of which the worker has no room
-        with suppress(TypeError, LookupError, ValueError, AttributeError, MemoryError):
+        with suppress(Exception):  # damaged before, or repeats of repeats that have no room
             raw = draw.choice(ways)(draw, raw)[:_LONGEST_BYTES]
     return raw[:_LONGEST_BYTES]
 
