@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from echoic.config import Spec
@@ -25,6 +26,7 @@ from echoic.types import Ragged
 
 MelScale = Literal["slaney", "htk"]
 MelNorm = Literal["slaney", "none"]
+_Count = Annotated[int, Field(ge=1)]
 
 
 class FrontEndSpec(Spec):
@@ -34,19 +36,30 @@ class FrontEndSpec(Spec):
     log "db": 10 log10(max(power, floor)); "ln": ln(power + floor). Then (x - mean) / std.
     """
 
-    rate_hz: int
-    n_fft: int
-    win_samples: int
-    hop_samples: int
-    mel_bins: int
-    fmin_hz: float
+    rate_hz: _Count
+    n_fft: _Count
+    win_samples: _Count
+    hop_samples: _Count
+    mel_bins: _Count
+    fmin_hz: float = Field(ge=0)
     fmax_hz: float
     mel_scale: MelScale
     mel_norm: MelNorm
     log: Literal["db", "ln"]
-    floor: float
+    floor: float = Field(gt=0)
     mean: float = 0.0
-    std: float = 1.0
+    std: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _hears(self) -> Self:
+        if self.win_samples > self.n_fft:
+            raise ValueError(f"win_samples {self.win_samples} exceeds n_fft {self.n_fft}")
+        bins_per_hz = self.n_fft / self.rate_hz
+        last = min(math.ceil(self.fmax_hz * bins_per_hz) - 1, self.n_fft // 2)
+        if math.floor(self.fmin_hz * bins_per_hz) >= last:
+            told = f"fmin_hz {self.fmin_hz:g} and fmax_hz {self.fmax_hz:g}"
+            raise ValueError(f"no frequency of the transform lies between {told}")
+        return self
 
     def frames(self, samples: int) -> int:
         """How many frames a clip of `samples` samples has."""

@@ -163,7 +163,7 @@ def _clips_of(
                     key = str(sound or f"{path.stem}-{number}")
                     clip = _clip(f"{path} row {number + 1}", key, cells, columns, which)
                     found.append((_Place(path, column, group, row), clip))
-    except (OSError, arrow.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, arrow.ArrowException) as error:
         raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
     return found
 

@@ -121,6 +121,15 @@ def test_what_is_wrong_is_told(tmp_path):
         source.read(0, RATE_HZ)
 
 
+def test_text_that_is_none_is_told(tmp_path):
+    path = written(tmp_path / "x.parquet", [({"bytes": b"", "path": "a"}, "ringing bells")])
+    raw = path.read_bytes()
+    assert raw.count(b"ringing bells") > 1  # the cell, and the least and the most of its column
+    path.write_bytes(raw.replace(b"ringing bells", b"ringing \xe1ells"))
+    with pytest.raises(DataError, match=r"x\.parquet: cannot be read \('utf-8' codec"):
+        open_source(path)
+
+
 def test_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
