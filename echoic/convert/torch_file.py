@@ -105,7 +105,12 @@ def _check_archive(path: Path) -> None:
             if "constants.pkl" in inside:
                 raise CheckpointError(f"{path}: a TorchScript program; export its state dict")
             pickled = inside["data.pkl"]
-            packed = any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in entries)
+            packed = any(
+                e.compress_type != zipfile.ZIP_STORED
+                or e.compress_size != e.file_size  # so much memory would be taken to read it
+                or e.flag_bits & 1
+                for e in entries
+            )
             twice = len(tops) > 1 or len(inside) < len(entries)  # which of them does torch read?
             if packed or twice or pickled.file_size > _LONGEST_PICKLE:
                 raise CheckpointError(f"{path}: packed as torch.save packs nothing; refused")

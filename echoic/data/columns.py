@@ -256,7 +256,8 @@ def _tell_apart(columns: dict[str, np.ndarray], stems: Sequence[str]) -> None:
     if not len(double):
         return
     view = Columns(columns, stems, "", captioned=False)
-    found = np.flatnonzero(np.isin(columns["place"], double))
+    # by sorting: NumPy 2.0's table of whole numbers has no room for half of those of 64 bits
+    found = np.flatnonzero(np.isin(columns["place"], double, kind="sort"))
     columns["twice"][found] = 1
     columns["place"][found] = key_places([view.at(int(i)).key for i in found])
 

@@ -109,6 +109,14 @@ class VectorCache:
         self, space: Space, vectors: Sequence[Entry], files: Mapping[str, tuple[str, bytes]]
     ) -> None:
         """All of them or, if the process is killed now, none."""
+        before = self._db
+        self._insert(space, vectors, files)
+        if self._db is not before:  # it was damaged, and is begun anew
+            self._insert(space, vectors, files)
+
+    def _insert(
+        self, space: Space, vectors: Sequence[Entry], files: Mapping[str, tuple[str, bytes]]
+    ) -> None:
         with self._guarded():
             if (db := self._db) is not None and self._has_room(db, space):
                 with db:

@@ -116,6 +116,7 @@ def _checked(told: Description) -> Description:
     numbers = (told.dim, told.window_s, told.hop_s)
     if not all(isinstance(each, str) and "\0" not in each for each in texts):
         raise ValueError("a name that is no text")
+    os.fsencode(told.sounds)  # a path holds bytes of a disk, not any half of a character
     if not all(isinstance(each, int | float) and 0 < each <= _LARGEST for each in numbers):
         raise ValueError(f"sizes of {numbers}")
     if type(told.dim) is not int or told.hop_s > told.window_s:

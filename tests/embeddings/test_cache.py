@@ -115,6 +115,21 @@ def test_a_damaged_vector_is_computed_anew(model, tones, tmp_path, caplog):
     ]
 
 
+def test_damage_that_a_write_finds_costs_nothing_that_is_written(tmp_path, caplog):
+    with VectorCache(tmp_path) as cache:
+        cache.write(Space(cache, "a"), [Entry(b"x", Part(0, 1), 1, torch.ones(4))], {})
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("DROP TABLE vectors")
+        db.execute("CREATE TABLE vectors (other)")
+    db.close()
+    with VectorCache(tmp_path) as cache:
+        space = Space(cache, "a")
+        cache.write(space, [Entry(b"y", Part(0, 1), 1, torch.zeros(4))], {})
+        assert [len(each.vectors) for each in space.known([b"x", b"y"])] == [0, 1]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "the cache is damaged" in told
+
+
 def test_it_is_bounded(tmp_path, caplog):
     """Other spaces go, the one used longest ago first; of its own nothing does."""
     limit = 300_000

@@ -409,6 +409,13 @@ def test_a_damaged_description(index):
         index.search("rain")
 
 
+def test_a_description_of_no_path(index):
+    path = index.folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sounds": "/\ud800"}))
+    with pytest.raises(DataError, match=r"damaged .*index again"):
+        index.search("rain")
+
+
 def test_captions_outlive_a_damaged_catalogue(index, sounds):
     table = sounds.parent / "said.csv"
     table.write_text("file,caption,tags\na.wav,a low hum,hum;low\n", "utf-8")

@@ -314,6 +314,16 @@ def test_a_packed_archive(tmp_path):
     assert "packed as torch.save packs nothing" in refusal(path)
 
 
+def test_an_entry_that_lies_about_its_length(tmp_path):
+    """Python would take that much memory before it finds less."""
+    path = zipped(tmp_path / "model.pt", GOOD)
+    raw = bytearray(path.read_bytes())
+    entry = raw.index(b"PK\x01\x02")  # the first of the central directory: data.pkl
+    raw[entry + 20 : entry + 24] = struct.pack("<I", 2**32 - 2)
+    path.write_bytes(raw)
+    assert "packed as torch.save packs nothing" in refusal(path)
+
+
 # -- safetensors -----------------------------------------------------------------------------------
 
 
