@@ -189,7 +189,7 @@ class World:
         have not yet, whoever's heart beats has not ended."""
         assert self.store is not None
         others = [rank for rank in range(self.size) if rank != self.rank]
-        hangs = "imed out" in str(error)
+        hangs = any(word in str(error) for word in _TIME_OUTS)
         try:
             self.store.set(f"waited/{self.rank}", "")
             _leave(at_once=True)
@@ -337,7 +337,10 @@ def _drop_locals(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
+# What torch says through plain RuntimeErrors; gloo names itself in most of its own.
+_TIME_OUTS = ("imed out", "timeout caused pair closure")
+_NETWORK = ("gloo", "NCCL", "Connection closed", "Connection reset", *_TIME_OUTS)
+
+
 def _of_network(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or any(
-        word in str(error) for word in ("gloo", "NCCL", "Connection closed", "Connection reset")
-    )
+    return isinstance(error, dist.DistError) or any(word in str(error) for word in _NETWORK)

@@ -278,8 +278,9 @@ def test_it_runs_outside_the_main_thread(tmp_path):
     assert results[0].finished
 
 
-def test_a_step_of_a_trivial_task_takes_less_than_a_millisecond(tmp_path):
-    """In CPU seconds of this thread, the fastest quarter: busy neighbours do not count."""
+def test_a_step_of_a_trivial_task_costs_little(tmp_path):
+    """CPU seconds of this thread, the fastest quarter: 0.5 ms on a quiet machine. A file written
+    or a model copied in each step would be more than this."""
 
     class Timed(Line):
         def __init__(self) -> None:
@@ -300,4 +301,4 @@ def test_a_step_of_a_trivial_task_takes_less_than_a_millisecond(tmp_path):
     run_toy(tmp_path, task, loader=Ready(), optim=short(200), run=quiet, evaluate=None)
     steps_s = np.diff(task.at)
     fastest_s = float(np.sort(steps_s)[: len(steps_s) // 4].mean())
-    assert fastest_s < 1e-3, f"{fastest_s * 1e6:.0f} µs"
+    assert fastest_s < 3e-3, f"{fastest_s * 1e6:.0f} µs"

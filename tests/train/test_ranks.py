@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from rich.console import Console
 from torch import Tensor, nn
 
+from echoic.train import world
 from echoic.train.checkpoint import Checkpoints, load_weights
 from echoic.train.loop import RunSpec, TrainResult
 from echoic.train.optim import OptimSpec
-from echoic.train.world import ALONE, World, joined
+from echoic.train.world import ALONE, LostError, World, joined
 from echoic.types import ConfigError
 from tests.train.ranks import in_ranks
 from tests.train.toy import WIDTH, ToyLoader, run_toy
@@ -300,6 +302,24 @@ def test_the_rank_that_is_missing_is_named_and_the_run_goes_on_later(alone, tmp_
     assert "--resume" in ended.said
     in_ranks(four_resumed, 4, tmp_path)
     assert_close(weights(tmp_path), weights(alone))
+
+
+@pytest.mark.parametrize(
+    ("said", "how"),
+    [
+        ("[unbound_buffer.cc:81] Timed out waiting 8000ms for recv operation", "it hangs"),
+        ("Application timeout caused pair closure", "it hangs"),
+        ("[gloo/transport/tcp/pair.cc:547] Connection closed by peer", "has ended"),
+    ],
+)
+def test_whatever_torch_says_of_a_rank_that_is_missing(monkeypatch, said, how):
+    monkeypatch.setattr(world, "_leave", lambda **_: None)
+    monkeypatch.setattr(world, "GRACE_S", 0.0)
+    mine = World(rank=0, size=2, store=dist.HashStore(), timeout_s=8.0)
+    with pytest.raises(LostError, match=f"rank 1 of 2 .*{how}"), mine.waiting():
+        raise RuntimeError(said)
+    with pytest.raises(RuntimeError, match="of ours"), mine.waiting():
+        raise RuntimeError("a fault of ours")
 
 
 def four_resumed(folder: Path) -> None:
