@@ -145,9 +145,14 @@ def _mistake(tree: Any, error: ErrorDetails) -> str:
     message = message[:1].lower() + message[1:]
     if error["type"] == "extra_forbidden":
         message = "no such key"
-    elif isinstance(error["input"], str | int | float):
+    elif isinstance(error["input"], str | float) or _is_short(error["input"]):
         message += f", not {error['input']!r}"
     return f"{'.'.join(path)}: {message}" if path else message
+
+
+def _is_short(value: object) -> bool:
+    """A whole number that is worth reading; Python does not even print those of 4300 digits."""
+    return isinstance(value, int) and value.bit_length() < 100
 
 
 def _has(node: Any, part: int | str) -> bool:

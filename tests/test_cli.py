@@ -211,6 +211,18 @@ def test_search_in_vectors_heard_another_way(run, refused, place, tmp_path):
     assert "of another model" in line
 
 
+@pytest.mark.parametrize("field", ["files", "space_id"])
+def test_names_that_nobody_can_print(run, refused, place, field):
+    run("embed", place / "sounds", "--model", place, "-o", "v.npz")
+    with np.load("v.npz") as stored:
+        held = dict(stored)
+    codes = np.atleast_1d(held[field]).view(np.uint32)
+    codes[-1] = 0x730A0078
+    np.savez("v.npz", **(held | {field: codes.view(np.atleast_1d(held[field]).dtype)}))
+    line = refused("search", "rain", "v.npz", "--model", place)
+    assert "v.npz: not a file of vectors by echoic embed (its names are no texts)" in line
+
+
 def test_embed_shows_a_table(run, place):
     code, out, _ = run("embed", place / "sounds" / "tone0.wav", "-m", place)
     assert code == 0

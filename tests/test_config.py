@@ -84,6 +84,8 @@ def test_override_reads_yaml():
         ("inner.steps=1.5", "inner.steps: input should be a valid integer"),
         (f"inner.steps={2**63}", f"inner.steps: too large a number, not {2**63}"),
         (f"inner.steps={-(2**63) - 1}", "inner.steps: too large a number"),
+        (f"inner.steps=0x{'f' * 9000}", "inner.steps: "),  # Python does not print it
+        (f"inner.lr=0x{'f' * 9000}", "inner.lr: "),
         ("mode=fast", "mode: input should be 'slow' or 'Fast', not 'fast'"),
         ("inner=3", "inner: input should be a valid dictionary"),
         ("inner.betas=[1, 2, 3]", "inner.betas: tuple should have at most 2 items"),

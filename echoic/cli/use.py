@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from echoic.cli.common import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.table import Table
     from torch import Tensor
 
@@ -302,6 +304,18 @@ def _write_vectors(path: Path, heard: HeardFiles, space_id: str, document: objec
             )
 
 
+def _texts(held: np.ndarray) -> list[str]:
+    """Raises ValueError on numbers of no character: of these numpy makes strings that nobody can
+    print."""
+    import numpy as np
+
+    codes = np.frombuffer(held.astype(held.dtype.newbyteorder("=")).tobytes(), np.uint32)
+    if held.dtype.kind != "U" or held.ndim != 1 or (codes > sys.maxunicode).any():
+        raise ValueError("its names are no texts")
+    texts: list[str] = held.tolist()
+    return texts
+
+
 def _read_vectors(path: Path, space_id: str) -> tuple[list[str], Tensor]:
     import numpy as np
     import torch
@@ -310,10 +324,8 @@ def _read_vectors(path: Path, space_id: str) -> tuple[list[str], Tensor]:
 
     try:
         with np.load(path, allow_pickle=False) as stored:
-            names, vectors = stored["files"].tolist(), stored["vectors"]
-            space = str(stored["space_id"])
-        told = "".join([*names, space]).encode("utf-8", "surrogatepass")
-        told.decode("utf-8", "surrogatepass")  # numpy makes texts of what is no character
+            names, space = _texts(stored["files"]), _texts(stored["space_id"].reshape(1))[0]
+            vectors = stored["vectors"]
         if vectors.ndim != 2 or len(names) != len(vectors) or not np.isfinite(vectors).all():
             raise ValueError("its vectors are not finite, or not as many as its names")
     except Exception as error:  # damaged bytes make numpy's reader raise anything

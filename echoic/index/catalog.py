@@ -48,7 +48,7 @@ _WORDS = "CREATE VIRTUAL TABLE IF NOT EXISTS words USING fts5(text)"
 _NUMBER = "typeof({}) IN ('real', 'integer')"
 # A row each of what no writing of ours puts there.
 _STRANGE = (
-    "SELECT 1 FROM state WHERE typeof(value) != 'integer' OR value < 0",
+    f"SELECT 1 FROM state WHERE typeof(value) != 'integer' OR value NOT BETWEEN 0 AND {2**62}",
     "SELECT 1 FROM contents WHERE NOT (typeof(hash) = 'blob' AND length(hash) = 32 "
     "AND typeof(first) = 'integer' AND typeof(count) = 'integer' AND first >= 0 AND count > 0 "
     "AND first <= (SELECT max(value) FROM state WHERE name = 'rows') - count "

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import threading
 from datetime import date
 from pathlib import Path
@@ -354,6 +355,18 @@ def test_pages_of_a_catalogue(index, heard):
         damage(path, at=at)
     assert index.update().files == 5
     assert heard == []
+
+
+@pytest.mark.parametrize("name", ["rows", "generation", "revision"])
+def test_a_count_that_nothing_can_be_added_to(index, heard, name):
+    index.close()
+    with sqlite3.connect(index.folder / "catalog.sqlite") as db:
+        changed = db.execute("UPDATE state SET value = ? WHERE name = ?", (2**63 - 1, name))
+        assert changed.rowcount == 1
+    db.close()
+    (index.folder / "vectors-1.f16").unlink()
+    assert index.update().files == 5
+    assert {"a.wav", "c.flac"} <= set(names(index.search("rain", top=99)))
 
 
 def test_a_catalogue_that_is_gone(index, heard):
