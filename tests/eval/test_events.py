@@ -82,6 +82,16 @@ def test_an_event_is_found_within_collar_and_share_of_its_length(onset, offset, 
     assert counts(spans((1, 3, "bell")), spans((onset, offset, "dog"))) == [0, 1, 0]
 
 
+def test_the_edge_of_the_collar_is_within():
+    there, edge = spans((1, 3, "bell")), spans((1.25, 3.5, "bell"))
+    assert counts(there, edge, collar_s=0.25, offset_share=0.25) == [1, 1, 1]
+
+
+def test_recordings_without_events_have_no_error_rate():
+    """As a bootstrap may draw them."""
+    assert figures_of_sums(np.zeros((1, 6 * len(LABELS) + 1))).tolist() == [[0.0] * 5]
+
+
 def test_of_a_short_event_the_collar_counts_for_the_offset():
     assert counts(spans((1, 1.1, "bell")), spans((1, 1.29, "bell"))) == [1, 1, 1]
 
