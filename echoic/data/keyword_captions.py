@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from echoic.config import parse_json
 from echoic.data.captions import captions_from_tags, joined, words
 from echoic.data.clips import Clip, RecaptionedSource, Source, SubsetSource
-from echoic.data.files import made_folder, write_whole
+from echoic.data.files import is_file, made_folder, write_whole
 from echoic.data.shards import ShardSource
 from echoic.types import ConfigError, DataError
 
@@ -301,7 +301,7 @@ def read_captions(folder: str | os.PathLike[str]) -> dict[str, str]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder of captions")
     files = _manifest(folder)["files"]
-    absent = [name for name in files if not (folder / name).is_file()]
+    absent = [name for name in files if not is_file(folder / name)]
     if absent:
         raise DataError(
             f"{folder}: unfinished, {len(absent)} of {len(files)} files are not there (first: "

@@ -15,9 +15,15 @@ _REFUSED = {
 }  # fmt: skip
 
 
-def meaning(error: sqlite3.DatabaseError) -> Literal["damaged", "refused"] | None:
-    """damaged: the file is not as we wrote it. refused: by the disk, its rights or another process.
-    None: a fault of ours."""
+# Python cannot always read what SQLite says of a damaged file, which quotes it.
+SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
+def meaning(error: Exception) -> Literal["damaged", "refused"] | None:
+    """Of SQLITE_ERRORS. damaged: the file is not as we wrote it. refused: by the disk, its rights
+    or another process. None: a fault of ours."""
+    if isinstance(error, UnicodeDecodeError):
+        return "damaged"
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _DAMAGED:
         return "damaged"

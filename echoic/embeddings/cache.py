@@ -25,7 +25,7 @@ from torch import Tensor
 
 from echoic.api import EchoicModel
 from echoic.data.files import cache_folder, made_folder
-from echoic.data.sqlite_errors import meaning
+from echoic.data.sqlite_errors import SQLITE_ERRORS, meaning
 from echoic.embeddings.keys import Kind, made_by
 from echoic.types import DataError
 
@@ -153,7 +153,7 @@ class VectorCache:
     def _guarded(self, *, opening: bool = False) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except SQLITE_ERRORS as error:
             match meaning(error):
                 case "damaged":
                     self.tell_once(f"the cache is damaged ({error}) and is begun anew")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from echoic.audio.io import AudioInfo
-from echoic.data.sqlite_errors import meaning
+from echoic.data.sqlite_errors import SQLITE_ERRORS, meaning
 from echoic.index.vectors import DamagedError
 from echoic.types import DataError, EchoicError
 
@@ -113,7 +113,7 @@ class Catalog:
         """What SQLite refuses, in the words of the house."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except SQLITE_ERRORS as error:
             match meaning(error):
                 case "damaged":
                     raise DamagedError(f"{self.path}: {error}") from None

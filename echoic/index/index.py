@@ -198,6 +198,9 @@ class Index:
                 f"{model.space_id}: give the model that made it{named}, or index anew with another "
                 "--out"
             )
+        if model.embed_dim != about.dim:
+            told = f"vectors of {about.dim} values, this model's have {model.embed_dim}"
+            raise DataError(f"{self.folder}: damaged ({told}); remove it and index again")
 
     # -- searching --------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from echoic.audio.io import AudioInfo
 from echoic.config import parse_json
 from echoic.data.files import made_folder, write_whole
+from echoic.data.sqlite_errors import SQLITE_ERRORS
 from echoic.index.catalog import FILE_NAME as CATALOG
 from echoic.index.catalog import Caption, Catalog
 from echoic.index.lance import LanceVectors
@@ -410,7 +411,7 @@ def _whole_rows(folder: Path, generation: int, dim: int) -> int:
 def _readable_captions(path: Path) -> dict[bytes, dict[str, list[Caption]]]:
     """By content and source, what a damaged catalogue still says."""
     found: dict[bytes, dict[str, list[Caption]]] = {}
-    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path)) as db:
+    with suppress(*SQLITE_ERRORS), closing(sqlite3.connect(path)) as db:
         asked = (
             "SELECT hash, source, start_s, stop_s, text FROM captions "
             "JOIN contents ON contents.id = captions.content WHERE typeof(hash) = 'blob' "

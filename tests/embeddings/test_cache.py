@@ -85,13 +85,15 @@ def test_many_open_it_at_once(tmp_path):
         assert list(pool.map(opened, range(16))) == [[(0,)]] * 16
 
 
-@pytest.mark.parametrize("how", ["nonsense", "cut", "scribbled"])
+@pytest.mark.parametrize("how", ["nonsense", "cut", "scribbled", "schema"])
 def test_a_damaged_cache_is_told_in_one_line_and_begun_anew(how, model, tones, tmp_path, caplog):
     first, _ = heard(model, tones, tmp_path / "c")
     path = tmp_path / "c" / FILE_NAME
     raw = bytearray(path.read_bytes())
     if how == "scribbled":
         raw[4096:] = b"\x55" * (len(raw) - 4096)
+    if how == "schema":  # SQLite's error quotes it, and Python cannot read that
+        raw = raw.replace(b"sqlite_autoindex_", b"sqlite_auto\xffndex_")
     path.write_bytes({"nonsense": b"no database" * 99, "cut": raw[:5000]}.get(how, raw))
     again, counts = heard(model, tones, tmp_path / "c")
     assert counts == (0, 4)

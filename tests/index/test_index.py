@@ -348,6 +348,17 @@ def test_a_damaged_catalogue(index, heard, caplog):
     assert names(index.search(where=Where(formats=("flac",)))) == ["c.flac"]
 
 
+def test_a_catalogue_whose_error_is_no_text(index, heard):
+    """SQLite quotes its names in errors, which Python cannot always read."""
+    index.close()
+    path = index.folder / "catalog.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"sqlite_autoindex_", b"sqlite_auto\xffndex_"))
+    with pytest.raises(DataError, match=r"is damaged .*to mend it.*echoic index"):
+        index.search("rain")
+    assert index.update().files == 5
+    assert heard == []
+
+
 def test_pages_of_a_catalogue(index, heard):
     index.close()
     path = index.folder / "catalog.sqlite"
@@ -420,6 +431,14 @@ def test_a_damaged_description(index):
     (index.folder / "index.json").write_text("{")
     with pytest.raises(DataError, match=r"damaged .*index again"):
         index.search("rain")
+
+
+def test_a_description_of_other_vectors(index):
+    path = index.folder / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dim": 10}))
+    for work in (index.update, lambda: index.search("rain")):
+        with pytest.raises(DataError, match=r"damaged \(vectors of 10 .*have 16\); .*index again"):
+            work()
 
 
 def test_a_description_of_no_path(index):
