@@ -45,7 +45,10 @@ class ParquetClips:
     def read(self, i: int, rate_hz: int) -> np.ndarray:
         place = self._places[i]
         name = f"{place.file} row group {place.group} row {place.row}"
-        sound = self._group(name, place)[place.row].as_py() or {}
+        sounds = self._group(name, place)
+        if place.row >= len(sounds):
+            raise AudioError(name, f"is not there: its row group holds {len(sounds)} sounds")
+        sound = sounds[place.row].as_py() or {}
         raw, path = sound.get("bytes"), sound.get("path")
         if raw:
             return load_audio(raw, rate_hz=rate_hz, name=name)

@@ -121,6 +121,16 @@ def test_what_is_wrong_is_told(tmp_path):
         source.read(0, RATE_HZ)
 
 
+def test_fewer_sounds_than_rows(tmp_path):
+    """As in a file whose columns disagree, or that was written anew meanwhile."""
+    path = written(tmp_path / "x.parquet", rows(0, 1, 2))
+    source = open_source(path)
+    written(path, rows(0, 1))
+    assert len(source.read(1, RATE_HZ)) == len(sound(1))
+    with pytest.raises(AudioError, match=r"row 2: is not there: its row group holds 2 sounds"):
+        source.read(2, RATE_HZ)
+
+
 def test_text_that_is_none_is_told(tmp_path):
     path = written(tmp_path / "x.parquet", [({"bytes": b"", "path": "a"}, "ringing bells")])
     raw = path.read_bytes()
