@@ -150,6 +150,12 @@ def test_parallel_reads_no_words():
     assert not torch.isclose(loss, caption_loss(reads, heard, text).loss)
 
 
+def test_a_caption_of_no_words_is_learnt():
+    """Where it begins and where it ends: that nothing is to be said."""
+    text = Ragged.from_rows([torch.tensor([1, 5, 2]), torch.tensor([1, 2])])
+    assert caption_loss(decoder(), sounds(3, 3), text).loss.isfinite()
+
+
 def test_a_caption_of_one_token_is_refused():
     text = Ragged.from_rows([torch.tensor([1, 5, 2]), torch.tensor([2])])
     with pytest.raises(DataError, match="caption 1 of the batch has 1 tokens"):
