@@ -285,12 +285,15 @@ def _ffmpeg(source: ByteSource) -> Iterator[_Stream]:
         if not container.streams.audio:
             raise _RefusedError("no audio in it")
         stream = container.streams.audio[0]
+        announced_s = _ffmpeg_duration_s(container, stream)
+        possible = announced_s is not None and 0 < announced_s * _FEWEST_BYTES_PER_S <= source.size
+        if container.format.name == "ape" and not possible:
+            # one packet may be all of that, and PyAV holds what a packet gives
+            raise _RefusedError(f"claims {announced_s or 0:.0f} s in {source.size} bytes")
         frames = _ffmpeg_frames(container, stream)
         first = next(frames, None)
         if first is None:
             raise _RefusedError("no samples in it")
-        announced_s = _ffmpeg_duration_s(container, stream)
-        possible = announced_s is not None and 0 < announced_s * _FEWEST_BYTES_PER_S <= source.size
         form = f"{container.format.name.split(',')[0]}/{stream.codec_context.name}".lower()
         yield _Stream(
             # The first frame knows better than the header: HE-AAC doubles the rate.
@@ -310,6 +313,8 @@ def _ffmpeg_frames(container: Any, stream: Any) -> Iterator[Any]:
         yield from container.decode(stream)
     except av.FFmpegError as error:
         raise _RefusedError(error.strerror) from None
+    except IndexError:  # of PyAV's, which knows the streams of the beginning
+        raise _RefusedError("another stream begins in it") from None
 
 
 def _ffmpeg_blocks(frames: Iterable[Any]) -> Iterator[Samples]:

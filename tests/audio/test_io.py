@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import struct
 import subprocess
 import sys
 import tarfile
@@ -557,3 +558,11 @@ def test_probe_other_sources() -> None:
         probe_audio(noise())
     with pytest.raises(AudioError, match=r"gone\.wav: no such file"):
         probe_audio("gone.wav")
+
+
+def test_a_frame_that_its_file_cannot_hold():
+    """Monkey's Audio decodes a frame of as many samples as the header says, of whatever bytes."""
+    pytest.importorskip("av")
+    head = struct.pack("<4sHHHHIIIII", b"MAC ", 3960, 2000, 22, 2, RATE_HZ, 44, 0, 1, 129_202_880)
+    rest = struct.pack("<II", 0, 256) + bytes(64)
+    assert "FFmpeg: claims 2930 s in 104 bytes" in refusal(head + rest)
