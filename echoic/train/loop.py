@@ -152,10 +152,12 @@ def train(
             if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):
                 run_evaluation(state, parallel, evaluate, step)
             if ending or step % run.save_every == 0:
-                saver.save(step, state.facts(whole_config, stepper.batches))
+                with world.waiting():
+                    saver.save(step, state.facts(whole_config, stepper.batches))
             if ending:
                 break
-        saver.wait()
+        with world.waiting():
+            saver.wait()
         log.end(step)
     finished = step == optim.steps
     newest = store.of_step(step)

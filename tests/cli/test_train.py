@@ -222,6 +222,7 @@ def test_recipes_are_listed_by_stage(run, documented):
     ]
 
 
+@pytest.mark.slow
 def test_a_slap_tuned_on_labels_is_a_classifier(run, place, documented):
     """SLAP's last stage leaves no model, and is no interruption."""
     small = ["optim.steps=2", "optim.warmup_steps=1", "data.budget_tokens=512"]
